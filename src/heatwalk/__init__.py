@@ -1,0 +1,40 @@
+"""Diffusion geometry for cell atlases.
+
+    import heatwalk as hw
+    nn = hw.neighbors(points, n_neighbors=30)
+    aff = hw.affinity(points, nn)
+    dm = hw.diffusion_map(aff, n_components=15)
+
+Stages are plain functions on arrays that return named tuples; `hw.scverse` has the same verbs on an AnnData object.
+"""
+
+from heatwalk import scverse, spaces
+from heatwalk.affinity import Affinity, affinity
+from heatwalk.cells import Cells, cells
+from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
+from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
+from heatwalk.inputs import open_input
+from heatwalk.neighbors import Neighbors, neighbors
+from heatwalk.pca import Pca, pca
+
+__all__ = [
+    "Affinity",
+    "BadInput",
+    "Cells",
+    "DiffusionMap",
+    "HeatwalkError",
+    "Locked",
+    "Neighbors",
+    "OutOfResources",
+    "Pca",
+    "Problem",
+    "affinity",
+    "cells",
+    "coordinates",
+    "diffusion_map",
+    "neighbors",
+    "open_input",
+    "pca",
+    "scverse",
+    "spaces",
+]

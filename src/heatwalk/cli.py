@@ -1,0 +1,213 @@
+"""The command `heatwalk`: run, resume, validate, verify."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from heatwalk import config as configuration
+from heatwalk import store
+from heatwalk.errors import BadInput, HeatwalkError, Locked, Problem
+from heatwalk.rules import failures
+
+_EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
+_GRACE_SECONDS = 10
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="heatwalk")
+def main() -> None:
+    """Diffusion geometry for cell atlases. Exit codes: 2 bad input, 3 locked, 4 resources."""
+
+
+def _workflow_options(command):
+    configfile = click.option(
+        "--configfile",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Options that differ from config/config.yaml.",
+    )
+    cores = click.option("--cores", default="all", show_default=True, help="Cores to use.")
+    extra = click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
+    return configfile(cores(extra(command)))
+
+
+@main.command(context_settings=_EVERYTHING)
+@_workflow_options
+def run(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
+    """Make every result that config and datasets ask for; other arguments go to Snakemake (-n shows what would run)."""
+    _end(_run(configfile, cores, snakemake_arguments))
+
+
+@main.command(context_settings=_EVERYTHING)
+@_workflow_options
+def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
+    """Clear the lock that a killed run left, and go on where it stopped."""
+    with _explained():
+        _wait_for_orphans()
+        if any(Path(".snakemake/locks").glob("*")):
+            subprocess.run(
+                [*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL
+            )
+    _end(_run(configfile, cores, ("--rerun-incomplete", *snakemake_arguments)))
+
+
+@main.command()
+@click.argument("input_source", metavar="INPUT")
+@click.option(
+    "--kind", default="counts", show_default=True, help="counts, logged, intensities, points, images, sequences."
+)
+@click.option("--layer", default="", help="Layer, 'raw', or 'obsm:KEY'; of an .npz the name of the array.")
+@click.option("--columns", default="", help="Columns to use, separated by commas.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--configfile", type=click.Path(path_type=Path), multiple=True)
+def validate(input_source: str, kind: str, layer: str, columns: str, as_json: bool, configfile) -> None:
+    """Print every problem of an input: a path, or the name of a dataset of the config."""
+    from heatwalk import inputs
+
+    with _explained():
+        request = _request(input_source, kind, layer, columns, configfile)
+        problems = inputs.validate(**request)
+    if as_json:
+        found = [problem._asdict() for problem in problems]
+        click.echo(json.dumps({"valid": not problems, "problems": found}, indent=1))
+    else:
+        click.echo("\n".join(map(str, problems)) or f"{input_source}: no problems")
+    sys.exit(BadInput.exit_code if problems else 0)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("results"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check every result at or under PATH against its own hashes; exit 0 when all is whole, 2 otherwise."""
+    folders = store.results_under(path) if path.exists() else []
+    if not folders:
+        _end(BadInput(Problem("HW-ST-006", f"{path}", "there are no results here", "name a results folder")))
+    problems = [problem for folder in folders for problem in store.verify(folder)]
+    if as_json:
+        found = [problem._asdict() for problem in problems]
+        click.echo(json.dumps({"results": len(folders), "whole": not problems, "problems": found}, indent=1))
+    else:
+        click.echo("\n".join(map(str, problems)) or f"{path}: all {len(folders)} results are whole")
+    sys.exit(BadInput.exit_code if problems else 0)
+
+
+def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -> HeatwalkError | int:
+    """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
+    try:
+        configuration.Plan(_config(configfile), _top())
+        _refuse_lock()
+    except HeatwalkError as error:
+        return error
+    started = time.time_ns()
+    code = subprocess.run([*_snakemake(configfile), "--cores", cores, *arguments], check=False).returncode
+    if code == 0:
+        return 0
+    new = [failure for failure in failures() if failure["time_ns"] >= started]
+    return new[0]["exit_code"] if new else code
+
+
+def _snakemake(configfile: tuple[Path, ...]) -> list[str]:
+    files = [str(path) for path in configfile]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(_top() / "Snakefile")]
+    return [*command, *(["--configfile", *files] if files else [])]
+
+
+def _config(configfile: tuple[Path, ...]) -> dict:
+    """The working folder's config/config.yaml with the given files on top, as Snakemake merges them."""
+    merged: dict = {}
+    standard = Path("config/config.yaml")
+    for path in (*([standard] if standard.exists() else []), *configfile):
+        merged = configuration.complete(configuration.load(path), merged)
+    return merged
+
+
+def _top() -> Path:
+    """The folder that holds workflow/: the working folder or the nearest above, or that of this installation."""
+    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]
+    for place in places:
+        if (place / "workflow" / "Snakefile").is_file() and (place / "scripts" / "diffusion_map.py").is_file():
+            return place
+    cause = "there is no heatwalk workflow here, nor in any folder above"
+    raise BadInput(Problem("HW-CF-009", f"{Path.cwd()}", cause, "change to a clone of the heatwalk repository"))
+
+
+def _request(source: str, kind: str, layer: str, columns: str, configfile: tuple[Path, ...]) -> dict:
+    """How to open INPUT: as the dataset of that name, or as a path of the working folder."""
+    path = Path(source)
+    if not path.exists() and "=" not in source and ":" not in source and "/" not in source:
+        plan = configuration.Plan(_config(configfile), _top())
+        if source in plan.datasets:
+            row = plan.datasets[source]
+            chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
+            return {**chosen, "base": plan.base, "roots": plan.roots}
+    parts = [part.partition("=")[2] or part for part in source.split(";")]
+    roots = {Path(os.path.abspath(part)).parent for part in parts}
+    chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
+    installed = filter(None, [configuration.installed_data()])
+    return {
+        "source": source,
+        "kind": kind,
+        "layer": layer,
+        "columns": chosen,
+        "base": Path(),
+        "roots": [*roots, *installed],
+    }
+
+
+def _others() -> list[int]:
+    """Processes of this or another Snakemake run in the working folder."""
+    import psutil
+
+    mine, found = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}, []
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        line = " ".join(process.info["cmdline"] or ())
+        here = process.info["cwd"] == os.getcwd()
+        if here and process.pid not in mine and ("snakemake" in line or "--block-cells" in line):
+            found.append(process.pid)
+    return found
+
+
+def _refuse_lock() -> None:
+    """Say who holds the workflow's lock, or that its holder is dead."""
+    if not any(Path(".snakemake/locks").glob("*")):
+        return
+    others = _others()
+    if others:
+        cause, remedy = f"process {others[0]} is running the workflow in this folder", "wait until it ends"
+    else:
+        cause, remedy = "a run that was killed left its lock", "type: heatwalk resume"
+    raise Locked(Problem("HW-LK-002", ".snakemake/locks", cause, remedy))
+
+
+def _wait_for_orphans() -> None:
+    """Stage programs end with the Snakemake that started them; give them a moment, and refuse a run that lives."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while _others():
+        if time.monotonic() > deadline:
+            _refuse_lock()
+            return
+        time.sleep(0.2)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A failure within the block is printed as its lines, and ends the command with its exit code."""
+    try:
+        yield
+    except HeatwalkError as error:
+        _end(error)
+
+
+def _end(outcome: HeatwalkError | int) -> None:
+    if isinstance(outcome, HeatwalkError):
+        click.echo("\n".join(map(str, outcome.problems)), err=True)
+        sys.exit(outcome.exit_code)
+    sys.exit(outcome)

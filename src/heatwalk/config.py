@@ -1,0 +1,199 @@
+"""The configuration and the table of datasets: read strictly, checked against the schemas, every problem said."""
+
+import csv
+import difflib
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from heatwalk.errors import BadInput, Problem, first_few
+
+STAGES = ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas", "report")
+_HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Dataset(NamedTuple):
+    """One row of datasets.tsv."""
+
+    name: str
+    source: str
+    kind: str
+    layer: str = ""
+    columns: tuple[str, ...] = ()
+    space: str = "euclidean"
+    map: str = "spectral"
+    stages: tuple[str, ...] = ("atlas", "report")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; plain YAML silently takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e5 as text; people who write it mean a number.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load(path: Path) -> dict:
+    """One configuration file as a dict; BadInput when it is not valid YAML or not a mapping."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        remedy = "mend the file; config/config.yaml shows every option"
+        raise BadInput(Problem("HW-CF-001", f"{path}", f"cannot be read ({error})", remedy)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadInput(Problem("HW-CF-001", f"{path}", "is not a mapping of options", "write lines like `seed: 0`"))
+    return content
+
+
+def complete(config: dict, defaults: dict) -> dict:
+    """The configuration with every option it leaves out at its default; nested mappings are merged."""
+    merged = dict(defaults)
+    for key, value in config.items():
+        known = defaults.get(key)
+        merged[key] = complete(value, known) if isinstance(value, dict) and isinstance(known, dict) else value
+    return merged
+
+
+def check(config: dict, schemas: Path, where: str = "config") -> list[Problem]:
+    """Everything that the schema finds wrong with a complete configuration."""
+    problems = _violations(config, load(schemas / "config.schema.yaml"), where)
+    for name, stages in (config.get("overrides") or {}).items() if not problems else ():
+        for stage, options in stages.items():
+            merged = {**config, "overrides": {}, stage: {**config[stage], **options}}
+            found = _violations(merged, load(schemas / "config.schema.yaml"), f"{where}: overrides: {name}")
+            problems += found
+    return problems
+
+
+def datasets(path: Path, schemas: Path) -> tuple[dict[str, Dataset], list[Problem]]:
+    """The rows of datasets.tsv by name, and everything that is wrong with them."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "create it, or set `datasets` in the config; config/README.md shows the columns"
+        return {}, [Problem("HW-CF-003", f"{path}", f"cannot be read ({error})", remedy)]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    schema, rows, problems = load(schemas / "datasets.schema.yaml"), {}, []
+    for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=1):
+        where = f"{path}: row {number}"
+        given = {key: value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
+        if None in row:
+            cause = f"has {len(row[None])} more fields than the header"
+            problems.append(Problem("HW-CF-004", where, cause, "separate the columns with single tabs"))
+            continue
+        for key in ("columns", "stages"):
+            if key in given:
+                given[key] = tuple(part.strip() for part in given[key].split(","))
+        found = _violations({key: list(v) if isinstance(v, tuple) else v for key, v in given.items()}, schema, where)
+        problems += found
+        if not found and given["name"] in rows:
+            problems.append(Problem("HW-CF-005", where, f"the dataset {given['name']!r} stands twice", "rename one"))
+        elif not found:
+            rows[given["name"]] = Dataset(**given)
+    if not rows and not problems:
+        problems.append(Problem("HW-CF-006", f"{path}", "has no datasets", "add a row: name, source, kind"))
+    return rows, problems
+
+
+def check_overrides(config: dict, known: dict[str, Dataset]) -> list[Problem]:
+    """Overrides of datasets that do not exist."""
+    unknown = [name for name in config.get("overrides") or {} if name not in known]
+    remedy = f"use one of: {first_few(known)}"
+    return [Problem("HW-CF-007", f"overrides: {name}", "there is no such dataset", remedy) for name in unknown]
+
+
+class Plan:
+    """A checked configuration and the datasets it names; raises BadInput with every problem of both.
+
+    top: the folder with workflow/ and config/. A relative `datasets` is looked for in the working folder first.
+    """
+
+    def __init__(self, config: dict, top: Path):
+        schemas = top / "workflow" / "schemas"
+        self.config = complete(config, load(top / "config" / "config.yaml"))
+        problems = check(self.config, schemas)
+        if problems:
+            raise BadInput(*problems)
+        table = Path(self.config["datasets"])
+        table = table if table.is_absolute() or table.exists() else top / table
+        self.datasets, problems = datasets(table, schemas)
+        problems += check_overrides(self.config, self.datasets)
+        if problems:
+            raise BadInput(*problems)
+        self.base = table.parent
+        roots = [self.base / root for root in self.config["roots"]] or [self.base]
+        self.roots = [*roots, *filter(None, [installed_data()])]
+
+    def options(self, dataset: str, stage: str) -> dict:
+        """Options of a stage for one dataset."""
+        overrides = (self.config["overrides"] or {}).get(dataset, {})
+        return {**self.config[stage], **overrides.get(stage, {})}
+
+
+def installed_data() -> Path | None:
+    """The folder of data sets that ship inside scanpy, found without importing it."""
+    found = importlib.util.find_spec("scanpy")
+    return Path(found.origin).parent / "datasets" if found and found.origin else None
+
+
+def memory_bytes(text: str | int) -> int:
+    """Bytes of "4GB", "512MiB" or a number.
+
+    >>> memory_bytes("4GB"), memory_bytes("512MiB"), memory_bytes(1000)
+    (4000000000, 536870912, 1000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", str(text))
+    if not match:
+        raise BadInput(Problem("HW-CF-008", "memory", f"{text!r} is no amount of memory", "write it like 4GB"))
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 ** "kMGT".index(unit) * 1024 if binary and unit else _UNITS[unit]))
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """Short hash by which a changed source is noticed, whatever its time of change says."""
+    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.name} {state.st_size}\n".encode())
+        digest.update(file.read_bytes() if small else str(state.st_mtime_ns).encode())
+    return digest.hexdigest()[:16] if files else ""
+
+
+def _violations(value: dict, schema: dict, where: str) -> list[Problem]:
+    import jsonschema
+
+    problems = []
+    for error in sorted(jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path)):
+        place = ": ".join([where, *map(str, error.path)])
+        if error.validator == "additionalProperties":
+            allowed = error.schema.get("properties", {})
+            for key in sorted(set(error.instance) - set(allowed), key=str):
+                close = difflib.get_close_matches(str(key), allowed, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(allowed))}"
+                problems.append(Problem("HW-CF-002", place, f"{key!r} is unknown", hint))
+        else:
+            remedy = error.schema.get("description", "config/README.md describes every option")
+            problems.append(Problem("HW-CF-002", place, error.message, remedy))
+    return problems

@@ -1,0 +1,166 @@
+"""pca: coordinates of every cell in a linear representation, and what a new cell needs to land in it."""
+
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from heatwalk import arrays, compute
+from heatwalk.cells import Cells, normalised
+from heatwalk.errors import BadInput, OutOfResources, Problem, first_few
+from heatwalk.progress import log, track
+
+_AUTO_COMPONENTS = 50
+_DENSE_BYTES = 2**26  # values made dense at a time by one thread
+
+
+class Pca(NamedTuple):
+    coordinates: Any  # (cell, component) float32
+    variances: Any  # (component,) float64
+    total_variance: Any  # float64
+    loadings: Any = None  # (gene, component) float64, over the selected genes
+    means: Any = None  # (gene,) float64
+    scales: Any = None  # (gene,) float64
+
+
+def pca(
+    cells: Cells,
+    kind: str,
+    *,
+    n_components: int | str = "auto",
+    use_rep: str = "",
+    scale: bool = False,
+    memory: int = 4 * 2**30,
+    threads: int | None = None,
+    block_cells: int = compute.BLOCK_CELLS,
+    out: MutableMapping | None = None,
+) -> Pca:
+    """Principal components of the selected, normalised genes by the exact covariance, in row blocks.
+
+        mu = mean(x),  s = standard deviation if `scale` else 1,  C = (X - mu)' (X - mu) / (n - 1) scaled by 1 / (s s')
+        C V = V diag(variances),  coordinates = ((X - mu) / s) V
+
+    n_components: a number, or "auto": 50 (or as many as there are); points are then passed through unchanged, their
+    columns as components. use_rep: the name of an embedding of the input to pass through instead. The entry of largest
+    magnitude of every loading is positive. Blocks are summed in order: any number of cores gives the same result.
+    Raises BadInput for more components than the data has or an unknown embedding, OutOfResources when the covariance
+    does not fit in `memory` bytes.
+    """
+    out = {} if out is None else out
+    n_cells = cells.size_factors.shape[0]
+    if use_rep or (kind == "points" and n_components == "auto"):
+        given = _embedding(cells, use_rep) if use_rep else cells.values
+        return _passed_through(given, n_cells, block_cells, out)
+    selected = np.flatnonzero(np.asarray(cells.selected[:]))
+    most = min(len(selected), n_cells - 1)
+    if n_components != "auto" and not 1 <= n_components <= most:
+        cause = f"n_components is {n_components}, the bounds are 1 and {most} ({n_cells} cells, {len(selected)} genes)"
+        raise BadInput(Problem("HW-PC-001", "pca", cause, f"set pca: n_components to auto or at most {most}"))
+    if most < 1:
+        cause = f"there is nothing to decompose in {n_cells} cells and {len(selected)} genes"
+        raise BadInput(Problem("HW-PC-002", "pca", cause, "give at least 2 cells and 1 gene"))
+    n_components = min(_AUTO_COMPONENTS, most) if n_components == "auto" else n_components
+    _check_memory(len(selected), memory, threads or compute.available_threads())
+
+    def block(rows: slice) -> np.ndarray:
+        values = normalised(cells, rows)
+        dense = values[:, selected]
+        return np.asarray(dense.toarray() if scipy.sparse.issparse(dense) else dense, np.float64)
+
+    ranges = compute.blocks(n_cells, _rows_at_once(block_cells, len(selected)))
+    means, covariance = _moments(block, ranges, n_cells, len(selected), threads)
+    deviations = np.sqrt(np.diag(covariance))
+    scales = np.where(deviations > 0, deviations, 1.0) if scale else np.ones(len(selected))
+    variances, loadings, total = _decompose(covariance / np.outer(scales, scales), n_components)
+    coordinates = arrays.make(out, "coordinates", (n_cells, n_components), np.float32)
+
+    def project(rows: slice) -> np.ndarray:
+        parts = (
+            slice(part.start + rows.start, part.stop + rows.start)
+            for part in compute.blocks(rows.stop - rows.start, _rows_at_once(block_cells, len(selected)))
+        )
+        return np.concatenate([((block(part) - means) / scales) @ loadings for part in parts])
+
+    ranges = compute.blocks(n_cells, block_cells)
+    projected = track(compute.in_order(project, ranges, threads), "pca: projecting", len(ranges))
+    for rows, values in zip(ranges, projected, strict=True):
+        coordinates[rows] = values
+    out["variances"], out["total_variance"], out["loadings"] = variances, np.float64(total), loadings
+    out["means"], out["scales"] = means, scales
+    return Pca(**{name: out[name] for name in Pca._fields})
+
+
+def _rows_at_once(block_cells: int, n_genes: int) -> int:
+    """Rows that are dense at a time: depends on the data alone, so that sums do not depend on the machine."""
+    return int(min(block_cells, max(256, _DENSE_BYTES // (8 * max(n_genes, 1)))))
+
+
+def _moments(block, ranges: list[slice], n_cells: int, n_genes: int, threads: int | None):
+    """Mean and covariance: centred before squaring, so that large means cost no digits."""
+    means = np.zeros(n_genes)
+    for total in track(
+        compute.in_order(lambda rows: block(rows).sum(axis=0), ranges, threads), "pca: means", len(ranges)
+    ):
+        means += total
+    means /= n_cells
+
+    def products(rows: slice) -> np.ndarray:
+        centred = block(rows) - means
+        return centred.T @ centred
+
+    covariance = np.zeros((n_genes, n_genes))
+    for product in track(compute.in_order(products, ranges, threads), "pca: covariance", len(ranges)):
+        covariance += product
+    return means, covariance / (n_cells - 1)
+
+
+def _decompose(covariance: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Largest eigenpairs, descending, signs fixed; and the trace."""
+    import scipy.linalg
+
+    n_genes = len(covariance)
+    with compute.one_blas_thread():
+        subset = (n_genes - n_components, n_genes - 1)
+        variances, loadings = scipy.linalg.eigh(covariance, subset_by_index=subset)
+    variances, loadings = np.maximum(variances[::-1], 0), loadings[:, ::-1]
+    largest = loadings[np.abs(loadings).argmax(axis=0), np.arange(n_components)]
+    return variances, loadings * np.where(largest < 0, -1.0, 1.0), float(np.trace(covariance))
+
+
+def _check_memory(n_genes: int, memory: int, threads: int) -> None:
+    # A wave of blocks gives two products a thread; eigh copies once, and one more is the sum.
+    needed = 8 * n_genes**2 * (2 * threads + 3)
+    if needed > memory:
+        most = int(np.sqrt(memory / (8 * (2 * threads + 3))))
+        cause = f"the covariance of {n_genes} genes needs {needed / 2**30:.1f} GiB, memory is {memory / 2**30:.1f} GiB"
+        remedy = f"set cells: n_top_genes to at most {most}, or raise memory"
+        raise OutOfResources(Problem("HW-PC-003", "pca", cause, remedy))
+
+
+def _embedding(cells: Cells, use_rep: str):
+    known = cells.obsm or {}
+    if use_rep not in known:
+        cause = f"the input has no embedding {use_rep!r} in obsm, it has: {first_few(known) or 'none'}"
+        raise BadInput(Problem("HW-PC-004", "pca: use_rep", cause, "name one of those, or set use_rep to ''"))
+    return known[use_rep]
+
+
+def _passed_through(given, n_cells: int, block_cells: int, out: MutableMapping) -> Pca:
+    """An embedding as it is, after a look at its values."""
+    coordinates = arrays.make(out, "coordinates", given.shape, np.float32)
+    sums, squares = np.zeros(given.shape[1]), np.zeros(given.shape[1])
+    for rows in compute.blocks(n_cells, block_cells):
+        values = np.asarray(given[rows], np.float64)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            cause = (
+                f"{len(bad)} cells of a block have values that are not finite, the first is row {rows.start + bad[0]}"
+            )
+            raise BadInput(Problem("HW-PC-005", "pca: use_rep", cause, "remove those cells, or mend the embedding"))
+        coordinates[rows] = values
+        sums, squares = sums + values.sum(axis=0), squares + (values**2).sum(axis=0)
+    variances = np.maximum(squares - sums**2 / n_cells, 0) / max(n_cells - 1, 1)
+    out["variances"], out["total_variance"] = variances, np.float64(variances.sum())
+    log.info("pca: %d given columns are passed through", given.shape[1])
+    return Pca(out["coordinates"], out["variances"], out["total_variance"])

@@ -1,0 +1,206 @@
+"""The frame of every stage program: arguments, lock, log, progress, `run.json`, and the exit code of a failure.
+
+Exit codes: 0 published, 1 a defect, 2 bad input, 3 locked, 4 resources. On failure the explanation goes to standard
+error, to the log and to `results/.work/{dataset}/{stage}.failure.json`, and nothing is published.
+"""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from heatwalk import progress, store
+from heatwalk.draft import Draft
+from heatwalk.errors import HeatwalkError, Locked, OutOfResources, Problem
+
+_VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "snakemake")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Job:
+    """What a stage program was asked for, and the verbs it needs: read, create, publish."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.folder, self.stage = arguments.result, arguments.result.name
+        self.dataset = arguments.result.parent.name
+        self.options, self.source = arguments.options, arguments.source
+        self.parameters = {**self.options, **self.source}
+        self.places = {"base": arguments.base, "roots": arguments.root}
+        self.seed, self.threads, self.memory = arguments.seed, arguments.threads, arguments.memory
+        self.block_cells, self.code = arguments.block_cells, arguments.code
+        self.inputs: dict[str, Path] = dict(arguments.input)
+        self.roots: dict[str, str] = {}
+        self.started = time.time()
+
+    def read(self, stage: str) -> store.Result:
+        """The verified result of an earlier stage; its root hash is recorded in what is published."""
+        result = store.read(self.inputs[stage])
+        self.roots[stage] = result.root
+        return result
+
+    def create(self) -> Draft:
+        return store.create(self.folder, self.stage, block_cells=self.block_cells)
+
+    def publish(self, draft: Draft, files: Mapping[str, Path] | None = None) -> None:
+        parameters = {**self.parameters, "seed": self.seed, "block_cells": self.block_cells}
+        made = store.publish(draft, parameters=parameters, code=self.code, inputs=self.roots, files=files)
+        progress.log.info("%s of %s: published, root hash %s", self.stage, self.dataset, made["root"])
+
+
+def run(main: Callable[[Job], None]) -> None:
+    """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
+    _die_with_parent()
+    arguments = _parser().parse_args()
+    notes = _log_to(arguments.log)
+    failure = store.work_folder(arguments.result).with_suffix(".failure.json")
+    failure.unlink(missing_ok=True)
+    try:
+        with store.lock(arguments.result), progress.shown():
+            job = Job(arguments)
+            progress.log.info("%s of %s: started on %d threads", job.stage, job.dataset, job.threads)
+            main(job)
+            _record_run(job, notes)
+    except Exception as error:
+        explained = explain(error, arguments.result)
+        logging.getLogger("heatwalk").debug("%s", "".join(traceback.format_exception(error)))
+        print(*explained.problems, sep="\n", file=sys.stderr, flush=True)
+        progress.log.error("%s", explained)
+        if explained.exit_code != Locked.exit_code:  # what the holder of the lock is making is not ours to remove
+            shutil.rmtree(store.work_folder(arguments.result), ignore_errors=True)
+        _record_failure(failure, explained)
+        sys.exit(explained.exit_code)
+
+
+def explain(error: Exception, folder: Path) -> HeatwalkError:
+    """A failure as heatwalk says it: one line with the cause, the number and what to type."""
+    if isinstance(error, HeatwalkError):
+        return error
+    if isinstance(error, MemoryError):
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        cause = f"memory ran out ({error or 'no details'}); {available / 2**30:.1f} GiB are available"
+        return OutOfResources(
+            Problem("HW-RS-001", f"{folder}", cause, "free memory, or lower `block_cells`, then resume")
+        )
+    if isinstance(error, OSError) and error.errno in _NO_SPACE | _NO_WRITE:
+        free = shutil.disk_usage(_existing(folder)).free
+        if error.errno in _NO_SPACE:
+            cause = f"the disk is full ({error}); {free / 2**20:.0f} MiB are free"
+            problem = Problem("HW-RS-002", f"{folder}", cause, "free disk space, then type: heatwalk resume")
+        else:
+            problem = Problem("HW-RS-003", f"{folder}", f"cannot be written ({error})", "make it writable, then resume")
+        return OutOfResources(problem)
+    cause = f"{type(error).__name__}: {error}"
+    remedy = "this is a defect of heatwalk: please report it with the log"
+    return HeatwalkError(Problem("HW-00-000", f"{folder}", cause, remedy))
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="One stage of the heatwalk workflow; called by its rule.")
+    parser.add_argument("--result", type=_folder, required=True, help="results/DATASET/STAGE/manifest.json to publish")
+    parser.add_argument("--input", type=_named_folder, action="append", default=[], help="STAGE=MANIFEST of an input")
+    parser.add_argument("--options", type=json.loads, default={}, help="options of the stage, JSON")
+    parser.add_argument("--source", type=json.loads, default={}, help="row of datasets.tsv, JSON")
+    parser.add_argument("--base", type=Path, default=Path(), help="folder that a relative source is in")
+    parser.add_argument("--root", type=Path, action="append", default=[], help="folder that sources may be in")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", type=int, default=4 * 2**30, help="bytes the stage may use")
+    parser.add_argument("--block-cells", type=int, required=True, help="rows of a block and of a Zarr chunk")
+    parser.add_argument("--code", default="", help="hash of the code of the stage")
+    parser.add_argument("--log", type=Path, help="file for plain lines")
+    return parser
+
+
+def _folder(text: str) -> Path:
+    # Snakemake tracks the manifest; the result is its folder.
+    return Path(text).parent if Path(text).name == "manifest.json" else Path(text)
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    return name, _folder(path)
+
+
+class _Notes(logging.Handler):
+    """Keeps the warnings of a run, for the report."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def _log_to(path: Path | None) -> list[str]:
+    logger, notes = logging.getLogger("heatwalk"), _Notes()
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(notes)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
+    return notes.lines
+
+
+def _record_run(job: Job, notes: list[str]) -> None:
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+    record = {
+        "seconds": round(time.time() - job.started, 3),
+        "peak_memory_bytes": peak,
+        "threads": job.threads,
+        "started": datetime.fromtimestamp(job.started, UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
+        "notes": notes,
+    }
+    path = job.folder / "run.json"
+    temporary = store.work_folder(job.folder).with_suffix(".run.json")
+    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _record_failure(path: Path, error: HeatwalkError) -> None:
+    content = {
+        "exit_code": error.exit_code,
+        "time_ns": time.time_ns(),
+        "lines": [str(problem) for problem in error.problems],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    except OSError:  # a full or read-only disk: the line is on standard error already
+        progress.log.debug("the failure could not be recorded in %s", path)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with the workflow that started it: an orphan would go on writing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,114 @@
+"""What the rules of the workflow ask: targets, sources, parameters, and the command line of a stage program."""
+
+import atexit
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from heatwalk.code import code_hash
+from heatwalk.config import Plan, fingerprint, memory_bytes
+from heatwalk.errors import BadInput
+from heatwalk.inputs import resolve
+
+
+class Rules(Plan):
+    """The plan as Snakemake's rules use it. Functions of `wildcards` are evaluated for each job."""
+
+    def __init__(self, config: dict, folder, workflow):
+        from snakemake.exceptions import WorkflowError
+
+        self.top = Path(folder.get_path_or_uri(secret_free=False)).resolve().parent
+        try:
+            super().__init__(config, self.top)
+        except BadInput as error:
+            raise WorkflowError(str(error)) from None
+        self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
+        self.memory = memory_bytes(self.config["memory"])
+        # A conda environment puts its own Python first on the path; otherwise the one that runs Snakemake is used.
+        self.python = "python" if workflow.deployment_settings.deployment_method else sys.executable
+
+    def targets(self) -> list[str]:
+        """The manifest of every stage that a row of datasets.tsv asks for."""
+        return [f"results/{name}/{stage}/manifest.json" for name, row in self.datasets.items() for stage in row.stages]
+
+    def source_files(self, wildcards) -> list[str]:
+        """Files and folders of a dataset's source, for Snakemake to wait for."""
+        return [str(path) for path in self._paths(wildcards)]
+
+    def fingerprint(self, wildcards) -> str:
+        """Notices a source whose content changed, also when its time of change did not."""
+        return fingerprint([path for path in self._paths(wildcards) if path.exists()])
+
+    def source(self, wildcards) -> str:
+        """The row of a dataset as the stage `cells` takes it, JSON."""
+        row = self._row(wildcards)
+        chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
+        return json.dumps({**chosen, "space": row.space}, sort_keys=True)
+
+    def options(self, stage: str):
+        """Options of a stage as JSON: a changed option reruns exactly the stages that use it."""
+        return lambda wildcards: json.dumps(super(Rules, self).options(wildcards.dataset, stage), sort_keys=True)
+
+    def code(self, stage: str) -> str:
+        return code_hash(self.top / "scripts" / f"{stage}.py")
+
+    def command(self, stage: str, *inputs: str) -> str:
+        """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
+
+        `exec` makes the program a child of Snakemake itself, so that it ends with it. What lies where on this machine
+        stands here and not among the params: moving a folder reruns nothing.
+        """
+        library, program = self.top / "src", self.top / "scripts" / f"{stage}.py"
+        fixed = f"PYTHONPATH={_quoted(library)} exec {_quoted(self.python)} {_quoted(program)}"
+        options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
+        machine = f"--threads {{threads}} --memory {self.memory} --log {{log:q}} --result {{output:q}}"
+        given = " ".join(f"--input {name}={{input.{name}:q}}" for name in inputs)
+        return f"{fixed} {options} {machine} {given}"
+
+    def places(self) -> str:
+        """Where sources may lie, as arguments of the program of `cells`."""
+        roots = " ".join(f"--root {_quoted(root)}" for root in self.roots)
+        return f"--base {_quoted(self.base)} {roots}"
+
+    def where_results_are(self) -> str:
+        """Paths of the report and the atlas of every dataset, for people."""
+        names = {"report": "report.html", "atlas": "atlas.zarr"}
+        return "\n".join(
+            f"{stage}: results/{name}/{stage}/{file}"
+            for name, row in self.datasets.items()
+            for stage, file in names.items()
+            if stage in row.stages
+        )
+
+    def _row(self, wildcards):
+        if wildcards.dataset not in self.datasets:
+            from snakemake.exceptions import WorkflowError
+
+            raise WorkflowError(
+                f"there is no dataset {wildcards.dataset!r} in {self.base}; known: {list(self.datasets)}"
+            )
+        return self.datasets[wildcards.dataset]
+
+    def _paths(self, wildcards) -> list[Path]:
+        try:
+            return [path for _, path in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
+        except BadInput:
+            return []  # the program of the stage says why, with the exit code of bad input
+
+
+def say_why_it_failed(results: Path = Path("results")) -> None:
+    """Print what the failed stages said, one line each, after everything that Snakemake has to say."""
+    lines = [line for failure in failures(results) for line in failure["lines"]]
+    atexit.register(lambda: print(*lines, sep="\n", file=sys.stderr, flush=True) if lines else None)
+
+
+def failures(results: Path = Path("results")) -> list[dict]:
+    """Explanations that failed stages left: exit_code, time_ns and lines, the earliest first."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob(".work/*/*.failure.json")]
+    return sorted(found, key=lambda failure: failure["time_ns"])
+
+
+def _quoted(value) -> str:
+    """Quoted for the shell, with the braces doubled that Snakemake would fill in."""
+    return shlex.quote(str(value)).replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,87 @@
+"""What every stage gives: array name -> dimensions, dtype kind, one sentence. The names are the NamedTuple's fields.
+
+Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
+of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Array(NamedTuple):
+    """The contract of one array of a result."""
+
+    dimensions: tuple[str, ...]
+    kind: str  # NumPy dtype kind: f, i, u, b; "table" for a data frame; "arrays" for named arrays along the dimension
+    about: str
+
+
+SCHEMAS: dict[str, dict[str, Array]] = {
+    "cells": {
+        "indptr": Array(("row",), "i", "Row pointers of the stored counts (CSR); absent for dense kinds."),
+        "indices": Array(("gene_edge",), "i", "Gene of every stored count, ascending within a cell."),
+        "data": Array(("gene_edge",), "f", "Stored counts (kind counts) or logged values (kind logged)."),
+        "values": Array(("cell", "gene"), "f", "Dense values after the kind's transform; absent for sparse kinds."),
+        "size_factors": Array(("cell",), "f", "Divisor of a cell's counts; 1 where there is no normalisation."),
+        "selected": Array(("gene",), "b", "Genes that the representation is computed from."),
+        "split": Array(("cell",), "u", "0 for the cells a model may be trained on, 1 for the held-out ones."),
+        "obs": Array(("cell",), "table", "What is known of every cell, with its name and its quality figures."),
+        "var": Array(("gene",), "table", "What is known of every gene, with its mean, dispersion and number of cells."),
+        "obsm": Array(("cell",), "arrays", "Embeddings that came with the input."),
+        "item_shape": Array(("axis",), "i", "Shape of one item: (gene,) for tables, (height, width) for images."),
+        "logarithm": Array((), "b", "Whether log1p is applied to the normalised values."),
+        "removed": Array(("reason",), "table", "How many cells each quality threshold removed."),
+    },
+    "pca": {
+        "coordinates": Array(("cell", "component"), "f", "Coordinates of every cell in the representation."),
+        "loadings": Array(("gene", "component"), "f", "Orthonormal loadings; absent for an embedding."),
+        "means": Array(("gene",), "f", "Mean of every selected gene, subtracted before projection."),
+        "scales": Array(("gene",), "f", "Divisor of every selected gene after centring; 1 unless scaled."),
+        "variances": Array(("component",), "f", "Variance along every component (divisor n - 1)."),
+        "total_variance": Array((), "f", "Variance of all selected genes together."),
+    },
+    "neighbors": {
+        "indices": Array(("cell", "neighbor"), "i", "Nearest other cells, nearest first, ties by index."),
+        "distances": Array(("cell", "neighbor"), "f", "Their Euclidean distances."),
+        "recall": Array((), "f", "Share of the true neighbours found, measured on a sample against exact search."),
+        "probes": Array((), "i", "Inverted lists searched for every cell; 0 for exact search."),
+    },
+    "affinity": {
+        "indptr": Array(("row",), "i", "Row pointers of the symmetric graph (CSR)."),
+        "indices": Array(("edge",), "i", "Column of every entry, ascending within a row, diagonal included."),
+        "weights": Array(("edge",), "f", "Kernel divided by (density_x density_y)^alpha."),
+        "degrees": Array(("cell",), "f", "Row sums of the weights: P = weights / degrees."),
+        "density": Array(("cell",), "f", "Row sums of the kernel before alpha: an unnormalised density estimate."),
+        "bandwidths": Array(("cell",), "f", "sigma of every cell, in the units of the distances."),
+        "stationary": Array(("cell",), "f", "Stationary distribution of the walk, degrees / sum(degrees)."),
+        "components": Array(("cell",), "i", "Connected component of every cell, 0 the largest."),
+    },
+    "diffusion_map": {
+        "eigenvalues": Array(("component", "mode"), "f", "Eigenvalues of P, descending, without the trivial 1."),
+        "eigenvectors": Array(("cell", "mode"), "f", "Right eigenvectors psi of P, sum_i pi_i psi_i^2 = 1."),
+        "residuals": Array(("component", "mode"), "f", "Norm of P psi - eigenvalue psi, weighted by pi."),
+        "converged": Array(("component", "mode"), "b", "Whether the residual is within the tolerance."),
+        "spectrum": Array(
+            ("component", "computed"),
+            "f",
+            "All eigenvalues computed, chosen or not.",
+        ),
+        "solver": Array(("component",), "u", "What solved it: 0 nothing (one cell), 1 dense, 2 Lanczos, 3 LOBPCG."),
+    },
+    "atlas": {},
+    "report": {},
+}
+
+
+def check(stage: str, name: str, shape: tuple[int, ...], dtype) -> None:
+    """Raise unless an array of this name, shape and dtype is what the stage promises."""
+    if name not in SCHEMAS[stage]:
+        raise ValueError(f"{stage} has no array {name!r}; it has {', '.join(SCHEMAS[stage])}")
+    contract = SCHEMAS[stage][name]
+    leading = ("component",) if stage == "diffusion_map" and contract.dimensions[:1] == ("component",) else ()
+    # A connected graph drops the component axis.
+    if len(shape) not in (len(contract.dimensions), len(contract.dimensions) - len(leading)):
+        raise ValueError(f"{stage}: {name} has {len(shape)} dimensions, the schema says {contract.dimensions}")
+    if np.dtype(dtype).kind != contract.kind:
+        raise ValueError(f"{stage}: {name} has dtype {np.dtype(dtype)}, the schema says kind {contract.kind!r}")

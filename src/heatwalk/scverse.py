@@ -1,0 +1,101 @@
+"""The stages as verbs on an AnnData object, in place, as scanpy users expect.
+
+hw.scverse.neighbors(adata, use_rep="X_pca")
+hw.scverse.diffusion_map(adata)             # obsm["X_diffusion_map"], uns["heatwalk"]["diffusion_map"]
+"""
+
+import numpy as np
+import scipy.sparse
+
+from heatwalk.affinity import Affinity
+from heatwalk.affinity import affinity as _affinity
+from heatwalk.diffusion_map import coordinates
+from heatwalk.diffusion_map import diffusion_map as _diffusion_map
+from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.neighbors import neighbors as _neighbors
+
+_VECTORS = ("degrees", "density", "bandwidths", "stationary", "components")
+
+
+def neighbors(
+    adata,
+    *,
+    use_rep: str = "X_pca",
+    key_added: str = "heatwalk",
+    bandwidth: str | float = "adaptive",
+    bandwidth_neighbor: int = 30,
+    alpha: float = 1.0,
+    **options,
+) -> None:
+    """Neighbours and affinity of the cells in obsm[use_rep]; options as in `heatwalk.neighbors`.
+
+    Writes obsp["{key_added}_distances"], obsp["{key_added}_affinity"] (the kernel divided by density^alpha),
+    obs["{key_added}_component"], and uns[key_added] with everything that explains them.
+    """
+    points = _representation(adata, use_rep)
+    found = _neighbors(points, **options)
+    graph = _affinity(
+        points, found, bandwidth=bandwidth, bandwidth_neighbor=bandwidth_neighbor, alpha=alpha
+    )  # fmt: skip
+    n_cells, n_neighbors = found.indices.shape
+    pointers = np.arange(0, n_cells * n_neighbors + 1, n_neighbors)
+    parts = found.distances.ravel(), found.indices.ravel(), pointers
+    distances = scipy.sparse.csr_matrix(parts, shape=(n_cells, n_cells))
+    weights = scipy.sparse.csr_matrix((graph.weights, graph.indices, graph.indptr), shape=(n_cells, n_cells))
+    adata.obsp[f"{key_added}_distances"], adata.obsp[f"{key_added}_affinity"] = distances, weights
+    adata.obs[f"{key_added}_component"] = graph.components
+    adata.uns[key_added] = {
+        "connectivities_key": f"{key_added}_affinity",
+        "distances_key": f"{key_added}_distances",
+        "n_cells": n_cells,
+        "recall": found.recall,
+        "params": {"use_rep": use_rep, "alpha": alpha, "bandwidth": bandwidth, "n_neighbors": n_neighbors},
+        "affinity": {name: getattr(graph, name) for name in _VECTORS},
+    }
+
+
+def diffusion_map(
+    adata, *, neighbors_key: str = "heatwalk", key_added: str = "X_diffusion_map", t: float = 1.0, **options
+) -> None:
+    """Diffusion map of a graph made by `neighbors`; options as in `heatwalk.diffusion_map`.
+
+    Writes obsm[key_added] = lambda^t psi without the trivial component, and
+    uns[neighbors_key]["diffusion_map"] with eigenvalues, residuals and what was asked.
+    """
+    graph = _graph(adata, neighbors_key)
+    result = _diffusion_map(graph, **options)
+    adata.obsm[key_added] = coordinates(result.eigenvalues, result.eigenvectors, graph.components, t=t)
+    adata.uns[neighbors_key]["diffusion_map"] = {
+        "eigenvalues": result.eigenvalues,
+        "residuals": result.residuals,
+        "converged": result.converged,
+        "obsm_key": key_added,
+        "t": t,
+    }
+
+
+def _representation(adata, use_rep: str) -> np.ndarray:
+    if use_rep == "X":
+        return np.asarray(adata.X.toarray() if scipy.sparse.issparse(adata.X) else adata.X)
+    if use_rep not in adata.obsm:
+        cause = f"there is no embedding {use_rep!r}, only {first_few(adata.obsm.keys()) or 'none'}"
+        raise BadInput(Problem("HW-SC-001", "adata.obsm", cause, "name one of those, or run scanpy.pp.pca first"))
+    return np.asarray(adata.obsm[use_rep])
+
+
+def _graph(adata, key: str) -> Affinity:
+    """The affinity that `neighbors` left; refused when the object was subset or reordered since."""
+    if key not in adata.uns or f"{key}_affinity" not in adata.obsp:
+        remedy = "run heatwalk.scverse.neighbors(adata) first"
+        raise BadInput(Problem("HW-SC-002", f"adata.uns[{key!r}]", "there is no heatwalk graph", remedy))
+    weights = scipy.sparse.csr_array(adata.obsp[f"{key}_affinity"])
+    vectors = {name: np.asarray(adata.uns[key]["affinity"][name]) for name in _VECTORS}
+    degrees = np.asarray(weights.sum(axis=1)).ravel()
+    # Weights are lost with the cells that leave, and a new order puts other sums in a cell's place.
+    same = len(degrees) == len(vectors["degrees"]) and np.allclose(degrees, vectors["degrees"], rtol=1e-9, atol=0)
+    if not same:
+        made_for = adata.uns[key]["n_cells"]
+        cause = f"the graph was made for {made_for} cells in another order or number than these {adata.n_obs}"
+        remedy = "run heatwalk.scverse.neighbors(adata) again"
+        raise BadInput(Problem("HW-SC-003", f"adata.obsp['{key}_affinity']", cause, remedy))
+    return Affinity(weights.indptr, weights.indices, weights.data, **vectors)

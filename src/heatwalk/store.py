@@ -1,0 +1,341 @@
+"""How results lie on disk: create, publish, read, verify. No other module knows.
+
+    results/{dataset}/{stage}/manifest.json           the only name that ever changes, and the last to change
+                              <root>.zarr/            the data; named by its content, so that nothing is overwritten
+                              <root>.objects.json     SHA-256 of every object of the data
+                              run.json                time, memory, host: what varies between runs, outside every hash
+    results/.work/{dataset}/{stage}.lock              names its holder
+    results/.work/{dataset}/{stage}/                  drafts and scratch, removed on publication
+
+The root hash is the SHA-256 of the sorted lines "key sha256" of all objects. Who finds a manifest finds everything that
+it names whole, or `verify` says what is not.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from heatwalk import schema
+from heatwalk.compute import BLOCK_CELLS
+from heatwalk.draft import Draft
+from heatwalk.errors import BadInput, Locked, Problem, first_few
+
+FORMAT = 1
+_REMEDY = "delete this folder and run the workflow again: it remakes exactly what is missing"
+
+
+# ---- create ----------------------------------------------------------------------------------------------------------
+
+
+def work_folder(folder: Path) -> Path:
+    """Where the unfinished work of the result `folder` lies, on the same file system."""
+    folder = Path(folder)
+    return folder.parent.parent / ".work" / folder.parent.name / folder.name
+
+
+def create(folder: Path, stage: str, *, block_cells: int = BLOCK_CELLS) -> Draft:
+    """A new, empty draft of a result; what an earlier, killed writer left is removed. Hold the `lock` while you do."""
+    work = work_folder(folder)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    return Draft(Path(folder), stage, work / f"{uuid.uuid4().hex}.zarr", block_cells)
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def publish(
+    draft: Draft, *, parameters: dict, code: str, inputs: Mapping[str, str], files: Mapping[str, Path] | None = None
+) -> dict:
+    """Make a draft the result: data and `objects.json` first, the manifest last, then the previous data goes.
+
+    files: link name -> finished file beside the Zarr data (atlas.h5ad, report.html). Returns the manifest.
+    A result without arrays (the report, which shows times) takes its root hash from its parameters and inputs.
+    """
+    folder, files = draft.folder, dict(files or {})
+    shutil.rmtree(draft.scratch, ignore_errors=True)
+    has_data = any(draft.group.keys())
+    objects = _hash_tree(draft.path) if has_data else {}
+    objects |= {name: _hash_and_sync(path) for name, path in files.items()}
+    root = _root(objects) if has_data else _root({"inputs": _digest(inputs), "parameters": _digest(parameters)})
+    folder.mkdir(parents=True, exist_ok=True)
+    stem, links = _place(draft.path if has_data else None, files, folder, root, objects)
+    if has_data:
+        links[f"{draft.stage}.zarr"] = f"{stem}.zarr"
+    if not files:
+        links = {}
+    manifest = {
+        "format": FORMAT,
+        "stage": draft.stage,
+        "root": root,
+        "data": f"{stem}.zarr" if has_data else None,
+        "links": links,
+        "objects": hashlib.sha256(_canonical(objects)).hexdigest(),
+        "parameters": parameters,
+        "code": code,
+        "inputs": dict(inputs),
+    }
+    manifest["sha256"] = _digest(manifest)
+    _replace(folder / "manifest.json", _canonical(manifest))
+    for name, target in links.items():
+        _replace_link(folder / name, target)
+    _remove_all_but(folder, manifest)
+    shutil.rmtree(draft.path.parent, ignore_errors=True)
+    return manifest
+
+
+def _place(data: Path | None, files: Mapping[str, Path], folder: Path, root: str, objects: dict) -> tuple[str, dict]:
+    """Rename the data to its own name, unless the same data stands there whole; the name's stem, and the links."""
+    number, stem = 1, root
+    while True:
+        listing = folder / f"{stem}.objects.json"
+        names = {name: f"{stem}{Path(name).suffix}" for name in files}
+        target = folder / f"{stem}.zarr"
+        if not any(path.exists() for path in (listing, target, *(folder / name for name in names.values()))):
+            break
+        standing = _read_json(listing)
+        if standing == objects and not _differences(target if data else None, names, folder, objects):
+            return stem, names
+        number += 1
+        stem = f"{root}-{number}"
+    if data:
+        os.rename(data, target)
+    for name, path in files.items():
+        os.rename(path, folder / names[name])
+    _replace(listing, _canonical(objects))
+    return stem, names
+
+
+def _remove_all_but(folder: Path, manifest: dict) -> None:
+    keep = {"manifest.json", "run.json", *_names(manifest)}
+    for path in folder.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _names(manifest: dict) -> set[str]:
+    """Every name in the folder that a manifest answers for, itself apart."""
+    links = manifest["links"]
+    names = {*links, *links.values()} | ({manifest["data"]} if manifest["data"] else set())
+    return names | {f"{_stem(manifest)}.objects.json"}
+
+
+def _stem(manifest: dict) -> str:
+    return Path(manifest["data"] or next(iter(manifest["links"].values()))).stem
+
+
+def _hash_tree(top: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its key; each is flushed to the disk on the way."""
+    paths = sorted(path for path in top.rglob("*") if not path.is_dir())
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(_hash_and_sync, paths))
+    for path in sorted({path.parent for path in paths}):
+        _sync(path)
+    return {path.relative_to(top).as_posix(): digest for path, digest in zip(paths, hashes, strict=True)}
+
+
+def _hash_and_sync(path: Path) -> str:
+    _sync(path)
+    return _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _replace_link(path: Path, target: str) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    os.symlink(target, temporary)
+    os.replace(temporary, path)
+
+
+def _canonical(value) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _root(objects: Mapping[str, str]) -> str:
+    lines = "".join(f"{key} {digest}\n" for key, digest in sorted(objects.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+# ---- read ------------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> "Result":
+    """A result, verified first; raises BadInput that names what is damaged."""
+    problems = verify(folder)
+    if problems:
+        raise BadInput(*problems)
+    return Result(Path(folder))
+
+
+class Result(Mapping):
+    """A published result: a mapping from array name to a Zarr array, a data frame, or a mapping of arrays."""
+
+    def __init__(self, folder: Path):
+        import zarr
+
+        self.folder = folder
+        self.manifest = _read_json(folder / "manifest.json")
+        self.root, self.stage = self.manifest["root"], self.manifest["stage"]
+        self.path = folder / self.manifest["data"] if self.manifest["data"] else None
+        self.group = zarr.open_group(self.path, mode="r", use_consolidated=False) if self.path else {}
+
+    def __getitem__(self, name: str):
+        kind = schema.SCHEMAS[self.stage][name].kind
+        element = self.group[name]
+        if kind == "table":
+            import anndata
+
+            return anndata.io.read_elem(element)
+        return dict(element.arrays()) if kind == "arrays" else element
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(name for name in schema.SCHEMAS[self.stage] if name in self.group)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def run(self) -> dict:
+        """Time, peak memory and host of the run that made it; empty when that was not kept."""
+        return _read_json(self.folder / "run.json") or {}
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+
+
+def verify(folder: Path) -> list[Problem]:
+    """Everything that is wrong with one result: each object, the manifest itself, names missing or unknown."""
+    folder = Path(folder)
+    manifest = _read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict):
+        return [Problem("HW-ST-001", f"{folder}", "manifest.json is missing or cannot be read", _REMEDY)]
+    claimed = manifest.pop("sha256", None)
+    if claimed != _digest(manifest) or (folder / "manifest.json").read_bytes() != _canonical(
+        {**manifest, "sha256": claimed}
+    ):
+        return [Problem("HW-ST-002", f"{folder}", "manifest.json was changed after it was written", _REMEDY)]
+    if manifest["format"] != FORMAT:
+        cause = f"it has format {manifest['format']}, this heatwalk reads format {FORMAT}"
+        return [Problem("HW-ST-003", f"{folder}", cause, "use the heatwalk that wrote it, or delete it and run again")]
+    objects = _read_json(folder / f"{_stem(manifest)}.objects.json")
+    if objects is None or hashlib.sha256(_canonical(objects)).hexdigest() != manifest["objects"]:
+        return [Problem("HW-ST-004", f"{folder}", "the list of objects is missing or was changed", _REMEDY)]
+    if (folder / f"{_stem(manifest)}.objects.json").read_bytes() != _canonical(objects):
+        return [Problem("HW-ST-004", f"{folder}", "the list of objects was changed", _REMEDY)]
+    return _verify_objects(folder, manifest, objects)
+
+
+def _verify_objects(folder: Path, manifest: dict, objects: dict) -> list[Problem]:
+    data = folder / manifest["data"] if manifest["data"] else None
+    files = {name: target for name, target in manifest["links"].items() if target != manifest["data"]}
+    bad = _differences(data, files, folder, objects)
+    known = {"manifest.json", "run.json", *_names(manifest)}
+    bad += [f"{path.name} (not part of the result)" for path in folder.iterdir() if path.name not in known]
+    for name, target in manifest["links"].items():
+        link = folder / name
+        # A copy made by a tool that follows links has the data twice: as good as a link when it is the same.
+        if link.is_symlink() and os.readlink(link) != target:
+            bad.append(f"{name} (points elsewhere)")
+        elif not link.exists():
+            bad.append(f"{name} (missing)")
+    if not bad:
+        return []
+    cause = f"{len(bad)} of {len(objects)} objects are not what was written: {first_few(sorted(bad))}"
+    return [Problem("HW-ST-005", f"{folder}", cause, _REMEDY)]
+
+
+def _differences(data: Path | None, files: Mapping[str, str], folder: Path, objects: Mapping[str, str]) -> list[str]:
+    """Keys whose object is missing, changed, a link, or unknown."""
+    paths = {name: folder / target for name, target in files.items()}
+    if data:
+        found = {
+            path.relative_to(data).as_posix(): path
+            for path in data.rglob("*")
+            if path.is_symlink() or not path.is_dir()
+        }
+        paths |= found
+    bad = [f"{key} (missing)" for key in objects if key not in paths]
+    bad += [f"{key} (not part of the result)" for key in paths if key not in objects]
+    shared = [key for key in objects if key in paths]
+
+    def whole(key: str) -> bool:
+        path = paths[key]
+        return path.is_file() and not path.is_symlink() and _hash(path) == objects[key]
+
+    with ThreadPoolExecutor(4) as pool:
+        bad += [f"{key} (changed)" for key, good in zip(shared, pool.map(whole, shared), strict=True) if not good]
+    return bad
+
+
+def results_under(path: Path) -> list[Path]:
+    """Every result folder at or below `path`, whole or not."""
+    path = Path(path)
+    if (path / "manifest.json").exists() or any(path.glob("*.objects.json")):
+        return [path]
+    found = {manifest.parent for pattern in ("manifest.json", "*.objects.json") for manifest in path.rglob(pattern)}
+    return sorted(folder for folder in found if ".work" not in folder.parts)
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+# ---- one writer at a time --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write one result, or raise Locked that names the holder; the kernel frees a dead one's lock."""
+    import fcntl
+    import socket
+
+    path = work_folder(folder).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            remedy = "wait until it ends, or stop it, and run again"
+            raise Locked(Problem("HW-LK-001", f"{folder}", f"{holder} is writing this result", remedy)) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
