@@ -1,6 +1,7 @@
 """affinity: the symmetric kernel on the neighbour graph, and the random walk it defines."""
 
 from collections.abc import MutableMapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def _check(points, n_cells: int, bandwidth, bandwidth_neighbor: int, alpha: floa
         raise BadInput(Problem("HW-AF-001", "neighbors", cause, "compute the neighbours of these points again"))
     if not 0 <= alpha <= 1:
         raise BadInput(Problem("HW-AF-002", "alpha", f"{alpha} is outside [0, 1]", "set alpha between 0 and 1"))
-    if bandwidth != "adaptive" and not (isinstance(bandwidth, int | float) and 0 < bandwidth < np.inf):
+    if bandwidth != "adaptive" and not (isinstance(bandwidth, Real) and 0 < bandwidth < np.inf):
         remedy = "set bandwidth to adaptive, or to a positive number in the units of the distances"
         raise BadInput(Problem("HW-AF-003", "bandwidth", f"{bandwidth!r} is no bandwidth", remedy))
     if bandwidth_neighbor < 1:

@@ -69,8 +69,7 @@ def cells(
     """
     out = {} if out is None else out
     logarithm = _logarithm(log1p, kind, source.where)
-    for note in source.notes:
-        log.warning("cells: %s", note)
+    _say(source.notes)
     out["item_shape"] = np.array(source.item_shape, np.int64)
     if kind in ("counts", "logged"):
         limits = (min_counts, max_counts, min_genes, max_mito_percent) if kind == "counts" else (0, 0, 0, 100.0)
@@ -105,6 +104,11 @@ def normalised(cells: Cells, rows: slice) -> scipy.sparse.csr_array | np.ndarray
         np.log1p(values, out=values)
     shape = (rows.stop - rows.start, cells.selected.shape[0])
     return scipy.sparse.csr_array((values, np.asarray(cells.indices[edges]), indptr - indptr[0]), shape=shape)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        log.warning("cells: %s", note)
 
 
 def _logarithm(log1p: str | bool, kind: str, where: str) -> bool:
@@ -194,6 +198,7 @@ def _finish(check: ValueCheck, removed: np.ndarray, source) -> None:
         problems = [Problem("HW-CE-002", source.where, cause, "lower the thresholds in the section cells")]
     if problems:
         raise BadInput(*problems)
+    _say(check.notes())
     for name, count in zip(_REASONS[1:], removed[1:], strict=True):
         if count:
             log.warning("cells: removed %d of %d cells: %s", count, source.n_cells, name)
@@ -222,6 +227,7 @@ def _dense(source, kind: str, space: str, options, block_cells: int, out: Mutabl
     problems = check.problems()
     if problems:
         raise BadInput(*problems)
+    _say(check.notes())
     obs = source.obs.copy()
     obs["_row"] = np.arange(len(obs))
     return obs, pandas.DataFrame({"threshold": pandas.Series(dtype=str), "cells": pandas.Series(dtype=np.int64)})

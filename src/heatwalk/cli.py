@@ -211,3 +211,7 @@ def _end(outcome: HeatwalkError | int) -> None:
         click.echo("\n".join(map(str, outcome.problems)), err=True)
         sys.exit(outcome.exit_code)
     sys.exit(outcome)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
 """diffusion_map: eigenvalues and right eigenvectors of the random walk on the affinity graph."""
 
 from collections.abc import MutableMapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
@@ -12,6 +14,8 @@ from heatwalk.errors import BadInput, Problem
 from heatwalk.progress import log
 
 _DENSE_UP_TO = 500  # cells of a component; a dense solve of that size is exact and immediate
+_TRIVIAL_SHIFT = 3.0  # takes the trivial eigenvalue from 1 to -2, below all others: it cannot mix with a null space
+_CHECK_STEPS = 60  # Lanczos steps that look for a missed copy of a repeated eigenvalue
 _AUTO_COMPUTED = 50  # eigenvalues that `n_components: auto` looks at
 NONE, DENSE, LANCZOS, LOBPCG = range(4)
 
@@ -49,7 +53,8 @@ def diffusion_map(
     components = np.asarray(affinity.components[:])
     n_cells, sizes = len(components), np.bincount(components)
     _check(n_components, n_cells)
-    n_computed = min(_AUTO_COMPUTED if n_components == "auto" else n_components, n_cells - 1)
+    # One more than asked for, so that the gap after the last is known.
+    n_computed = min(_AUTO_COMPUTED if n_components == "auto" else n_components + 1, n_cells - 1)
     order = np.argsort(components, kind="stable")  # cells of a component stand together
     matrix, root = _conjugate(affinity, order)
     shape = (len(sizes), n_computed)
@@ -68,7 +73,7 @@ def diffusion_map(
             residual = np.linalg.norm(block @ phi - phi * pairs[0], axis=0)
             residuals[label, :n_modes], converged[label, :n_modes] = residual, residual <= tolerance
             vectors[order[rows], :n_modes] = _oriented(phi / trivial[:, None])
-    n_modes = profile_likelihood(values[0])[0] if n_components == "auto" else n_computed
+    n_modes = max(1, profile_likelihood(values[0])[0]) if n_components == "auto" else n_computed
     _report(values, converged, n_modes)
     squeeze = 0 if len(sizes) == 1 else slice(None)
     results = {
@@ -90,7 +95,7 @@ def coordinates(eigenvalues, eigenvectors, components, *, t: float = 1.0) -> np.
     A negative eigenvalue has no real power at a t that is no whole number: BadInput.
     """
     eigenvalues = np.asarray(eigenvalues[:])
-    if t != int(t) and np.nanmin(eigenvalues) < 0:
+    if t != int(t) and (eigenvalues < 0).any():
         cause = f"t is {t} and the smallest eigenvalue is {np.nanmin(eigenvalues):.3g}, which has no such power"
         raise BadInput(Problem("HW-DM-002", "t", cause, "set t to a whole number, or ask for fewer components"))
     powers = eigenvalues**t
@@ -118,7 +123,7 @@ def profile_likelihood(eigenvalues: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def _check(n_components: int | str, n_cells: int) -> None:
-    if n_components != "auto" and not (isinstance(n_components, int) and 1 <= n_components < n_cells):
+    if n_components != "auto" and not (isinstance(n_components, Integral) and 1 <= n_components < n_cells):
         cause = f"{n_components!r} is not between 1 and {n_cells - 1}, the most that {n_cells} cells have"
         raise BadInput(
             Problem("HW-DM-001", "n_components", cause, f"set n_components to auto or at most {n_cells - 1}")
@@ -156,16 +161,13 @@ def _solve(
     """Largest eigenpairs of A without the trivial one, descending, and what solved them."""
     size = matrix.shape[0]
     if size <= max(_DENSE_UP_TO, 2 * n_modes + 2):
-        dense = matrix.toarray() - np.outer(trivial, trivial)
+        dense = matrix.toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)
-        # The trivial vector has eigenvalue 0 here; it is told from a true 0 by its overlap.
-        values = np.where(np.abs(trivial @ vectors) > 0.5, -np.inf, values)
-        best = np.argsort(-values, kind="stable")[:n_modes]
-        return values[best], vectors[:, best], DENSE
+        return values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes], DENSE
 
     def deflated(vectors: np.ndarray) -> np.ndarray:
         vectors = vectors.reshape(size, -1)
-        return matrix @ vectors - np.outer(trivial, trivial @ vectors)
+        return matrix @ vectors - _TRIVIAL_SHIFT * np.outer(trivial, trivial @ vectors)
 
     operator = scipy.sparse.linalg.LinearOperator(matrix.shape, matvec=deflated, matmat=deflated, dtype=np.float64)
     start = generator.standard_normal(size)
@@ -174,13 +176,37 @@ def _solve(
         values, vectors = scipy.sparse.linalg.eigsh(
             operator, tol=tolerance * 1e-3, maxiter=100 * n_modes + 1000, **options
         )
-        solver = LANCZOS
+        failure = "it missed a copy of a repeated eigenvalue" if _missed(operator, values, vectors, generator) else ""
     except scipy.sparse.linalg.ArpackError as error:
-        log.warning("diffusion_map: Lanczos failed (%s), trying LOBPCG", error)
+        failure = str(error)
+    solver = LOBPCG if failure else LANCZOS
+    if failure:
+        log.warning("diffusion_map: Lanczos failed (%s), trying LOBPCG", failure)
         values, vectors = _lobpcg(operator, trivial, n_modes, tolerance, generator)
-        solver = LOBPCG
     best = np.argsort(-values, kind="stable")
     return values[best], vectors[:, best], solver
+
+
+def _missed(operator, values: np.ndarray, vectors: np.ndarray, generator) -> bool:
+    """Whether a larger eigenvalue is left beside those found: one Krylov space need not hold all copies of one.
+
+    With what was found moved down to -1, the largest Ritz value of a few Lanczos steps is a lower bound of the largest
+    eigenvalue that is left.
+    """
+    vector, before, off = generator.standard_normal(len(vectors)), 0.0, 0.0
+    vector /= np.linalg.norm(vector)
+    diagonal, beside = [], []
+    for _ in range(min(_CHECK_STEPS, len(vectors))):
+        image = operator.matvec(vector) - vectors @ ((values + 1) * (vectors.T @ vector)) - off * before
+        diagonal.append(vector @ image)
+        image -= diagonal[-1] * vector
+        off = np.linalg.norm(image)
+        if off < 1e-12:
+            break
+        beside.append(off)
+        before, vector = vector, image / off
+    ritz = scipy.linalg.eigvalsh_tridiagonal(np.array(diagonal), np.array(beside[: len(diagonal) - 1]))
+    return bool(ritz[-1] > values.min() + 1e-8)
 
 
 def _lobpcg(operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> tuple[np.ndarray, np.ndarray]:

@@ -70,12 +70,23 @@ def column(name: str, series) -> Column | None:
     if not isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype("string").astype("category")
     series = series.cat.remove_unused_categories()
-    levels = tuple(map(str, series.cat.categories))
-    if not 2 <= len(levels) <= max(LEVELS, len(series) // 20):
+    if not 2 <= len(series.cat.categories) <= max(LEVELS, len(series) // 20):
         return None
-    return pictures.coloured(
-        Column(name, levels, series.cat.codes.to_numpy().astype(np.int32), ordered=bool(series.cat.ordered))
-    )
+    levels, ordered = [str(level) for level in series.cat.categories], bool(series.cat.ordered)
+    order = list(range(len(levels)))
+    if not ordered and levels == sorted(levels):  # nobody chose an order: 2 comes before 10, and hours are in sequence
+        ordered = bool(_TIME.search(name)) and all(re.search(r"\d", level) for level in levels)
+        order.sort(key=lambda place: _by_number(levels[place], ordered))
+    place = np.append(np.argsort(order), -1)  # the last one is for code -1
+    codes = place[series.cat.codes.to_numpy()].astype(np.int32)
+    return pictures.coloured(Column(name, tuple(levels[old] for old in order), codes, ordered=ordered))
+
+
+def _by_number(level: str, first: bool) -> list:
+    """A key that sorts digits by their value; by the first number before all else where that is a time."""
+    parts = re.split(r"(\d+)", level)
+    parts = [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
+    return [parts[1], {"<": -1, ">": 1}.get(level[0], 0)] if first else parts
 
 
 def choose(columns: list[Column], names: list[str], color_by: Sequence[str]) -> tuple[list[Column], list[str]]:
@@ -85,7 +96,8 @@ def choose(columns: list[Column], names: list[str], color_by: Sequence[str]) -> 
         return [known[name] for name in color_by if name in known], [name for name in color_by if name not in known]
     groups = [column for column in columns if 2 <= len(column.levels) <= pictures.LEVELS_UP_TO]
     numbers = [column for column in columns if not column.levels]
-    numbers.sort(key=lambda column: (column.name != "total_counts", not DEPTH.search(column.name)))
+    # Depth once; what else is known of the cells says more than its other measures.
+    numbers.sort(key=lambda column: (column.name != "total_counts", kind(column.name) == "depth"))
     numbers = numbers[: max(2, _FIGURES - len(groups)) if not groups else 2]
     return [*groups[: _FIGURES - min(len(numbers), 1)], *numbers][:_FIGURES], []
 
@@ -218,7 +230,7 @@ def _about_columns(representation: dict) -> list[Concern]:
     """Technical columns only: that cell types go with components is what a map is for."""
     remedies = {
         "depth": "Part of the map may show how deeply cells were sequenced. Compare the pictures coloured by it.",
-        "batch": "If this is no biology, correct the batches first and pass the corrected embedding to the stage pca.",
+        "batch": "If this is no biology, correct the batches and set pca: use_rep to the corrected embedding.",
     }
     found = []
     for name, kind, above in representation["strong"]:

@@ -12,6 +12,7 @@ from heatwalk.progress import log, track
 _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an index
 _SAMPLE = 1000  # cells that the recall is measured on
 _GATHER_BYTES = 2**25  # candidate vectors held at a time by one thread
+_CANDIDATES = 2**22  # candidates held at a time
 
 
 class Neighbors(NamedTuple):
@@ -50,18 +51,22 @@ def neighbors(
     exact = method == "exact" or (method == "auto" and n_cells <= _EXACT_UP_TO)
     sample = np.sort(np.random.default_rng(seed).choice(n_cells, min(_SAMPLE, n_cells), replace=False))
     with compute.faiss_threads(threads), compute.one_blas_thread():
-        centred = np.ascontiguousarray(points - points.mean(axis=0, dtype=np.float64), dtype=np.float32)
+        centred, unit = _centred(points)
         truth = _flat(centred)
-        index, probes, recall = (truth, 0, 1.0)
+        index, probes, recall = (None, 0, 1.0)
         if not exact:
             index = _inverted_lists(centred, seed)
-            probes, recall = _probes(index, truth, points, centred, sample, n_neighbors, min_recall)
+            probes, recall = _probes(index, truth, points, centred, unit, sample, n_neighbors, min_recall)
         indices = arrays.make(out, "indices", (n_cells, n_neighbors), np.int32)
         distances = arrays.make(out, "distances", (n_cells, n_neighbors), points.dtype)
         ranges = compute.blocks(n_cells, block_cells)
         for rows in track(ranges, "neighbors: searching", len(ranges)):
-            found = _candidates(index, centred[rows], n_neighbors, n_cells)
-            indices[rows], distances[rows] = _nearest(points, np.arange(n_cells)[rows], found, n_neighbors, threads)
+            here = np.arange(n_cells)[rows]
+            if exact:
+                indices[rows], distances[rows] = _exact(truth, points, centred, unit, here, n_neighbors, threads)
+            else:
+                found = index.search(centred[rows], _width(n_neighbors, n_cells))[1]
+                indices[rows], distances[rows] = _nearest(points, here, found, n_neighbors, threads)
     out["recall"], out["probes"] = np.float64(recall), np.int64(probes)
     return Neighbors(indices, distances, recall, probes)
 
@@ -82,6 +87,14 @@ def _check(points: np.ndarray, n_neighbors: int, method: str) -> None:
     if not np.ptp(points, axis=0).any():
         cause = f"all {len(points)} points are the same"
         raise BadInput(Problem("HW-NB-005", "points", cause, "give a representation that tells cells apart"))
+
+
+def _centred(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points about their mean in single precision, divided by the largest coordinate; and that unit."""
+    centred = points - points.mean(axis=0, dtype=np.float64)
+    unit = float(max(centred.max(), -centred.min()))
+    centred /= unit
+    return np.ascontiguousarray(centred, dtype=np.float32), unit
 
 
 def _flat(points: np.ndarray):
@@ -107,17 +120,15 @@ def _inverted_lists(points: np.ndarray, seed: int):
     return index
 
 
-def _probes(index, truth, points, centred, sample, n_neighbors: int, min_recall: float) -> tuple[int, float]:
+def _probes(index, truth, points, centred, unit, sample, n_neighbors: int, min_recall: float) -> tuple[int, float]:
     """Fewest lists, doubling from 8, whose search of the sample reaches the recall; the number and the recall."""
-    n_cells = len(points)
-    found = _candidates(truth, centred[sample], n_neighbors, n_cells)
-    radius = _nearest(points, sample, found, n_neighbors)[1][:, -1:]
+    radius = _exact(truth, points, centred, unit, sample, n_neighbors)[1][:, -1:]
     # Neighbours as near as the last true one count: with ties, which of them is found is chance.
     radius = radius * (1 + 4 * np.finfo(points.dtype).eps)
     probes = min(8, index.nlist)
     while True:
         index.nprobe = probes
-        found = _candidates(index, centred[sample], n_neighbors, n_cells)
+        found = index.search(centred[sample], _width(n_neighbors, len(points)))[1]
         recall = float((_nearest(points, sample, found, n_neighbors)[1] <= radius).mean())
         if recall >= min_recall or probes == index.nlist:
             log.info("neighbors: recall %.4f with %d of %d lists", recall, probes, index.nlist)
@@ -126,9 +137,32 @@ def _probes(index, truth, points, centred, sample, n_neighbors: int, min_recall:
         probes = min(2 * probes, index.nlist)
 
 
-def _candidates(index, queries: np.ndarray, n_neighbors: int, n_cells: int) -> np.ndarray:
+def _width(n_neighbors: int, n_cells: int) -> int:
     """A few more than asked for: the cell itself is among them, and single precision may swap the last ones."""
-    return index.search(queries, min(n_neighbors + 1 + max(2, n_neighbors // 10), n_cells))[1]
+    return min(n_neighbors + 1 + max(2, n_neighbors // 10), n_cells)
+
+
+def _exact(truth, points, centred, unit: float, rows, n_neighbors: int, threads: int | None = None):
+    """The nearest of all points, ties by index. Where a point that single precision left out might still be as near as
+    the last one found (ties, duplicates, tight groups far apart), twice as many candidates are looked at.
+    """
+    n_cells, dimension = points.shape
+    indices = np.empty((len(rows), n_neighbors), np.int32)
+    distances = np.empty((len(rows), n_neighbors), points.dtype)
+    # Bounds on the error of a distance: rounded coordinates, of magnitude up to 1, and sums of `dimension` squares.
+    absolute, relative = 4 * 2**-24 * np.sqrt(dimension), (dimension + 4) * 2**-24
+    left, width = np.arange(len(rows)), _width(n_neighbors, n_cells)
+    while len(left):
+        unsure = [left[:0]]
+        for part in compute.blocks(len(left), max(1, _CANDIDATES // width)):
+            here = left[part]
+            squares, found = truth.search(centred[rows[here]], width)
+            indices[here], distances[here] = _nearest(points, rows[here], found, n_neighbors, threads)
+            farther = unit * (np.sqrt(squares[:, -1]) * (1 - relative) - absolute)
+            unsure.append(here[distances[here, -1] * (1 + relative) >= farther])
+        left = np.concatenate(unsure) if width < n_cells else left[:0]
+        width = min(2 * width, n_cells)
+    return indices, distances
 
 
 def _nearest(points, rows, candidates, n_neighbors: int, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:

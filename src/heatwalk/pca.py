@@ -1,6 +1,6 @@
 """pca: coordinates of every cell in a linear representation, and what a new cell needs to land in it."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,42 +53,54 @@ def pca(
         given = _embedding(cells, use_rep) if use_rep else cells.values
         return _passed_through(given, n_cells, block_cells, out)
     selected = np.flatnonzero(np.asarray(cells.selected[:]))
-    most = min(len(selected), n_cells - 1)
-    if n_components != "auto" and not 1 <= n_components <= most:
-        cause = f"n_components is {n_components}, the bounds are 1 and {most} ({n_cells} cells, {len(selected)} genes)"
-        raise BadInput(Problem("HW-PC-001", "pca", cause, f"set pca: n_components to auto or at most {most}"))
-    if most < 1:
-        cause = f"there is nothing to decompose in {n_cells} cells and {len(selected)} genes"
-        raise BadInput(Problem("HW-PC-002", "pca", cause, "give at least 2 cells and 1 gene"))
-    n_components = min(_AUTO_COMPONENTS, most) if n_components == "auto" else n_components
+    n_components = _n_components(n_components, n_cells, len(selected))
     _check_memory(len(selected), memory, threads or compute.available_threads())
-
-    def block(rows: slice) -> np.ndarray:
-        values = normalised(cells, rows)
-        dense = values[:, selected]
-        return np.asarray(dense.toarray() if scipy.sparse.issparse(dense) else dense, np.float64)
-
     ranges = compute.blocks(n_cells, _rows_at_once(block_cells, len(selected)))
-    means, covariance = _moments(block, ranges, n_cells, len(selected), threads)
+    means, covariance = _moments(cells, selected, ranges, threads)
     deviations = np.sqrt(np.diag(covariance))
     scales = np.where(deviations > 0, deviations, 1.0) if scale else np.ones(len(selected))
     variances, loadings, total = _decompose(covariance / np.outer(scales, scales), n_components)
     coordinates = arrays.make(out, "coordinates", (n_cells, n_components), np.float32)
-
-    def project(rows: slice) -> np.ndarray:
-        parts = (
-            slice(part.start + rows.start, part.stop + rows.start)
-            for part in compute.blocks(rows.stop - rows.start, _rows_at_once(block_cells, len(selected)))
-        )
-        return np.concatenate([((block(part) - means) / scales) @ loadings for part in parts])
-
     ranges = compute.blocks(n_cells, block_cells)
-    projected = track(compute.in_order(project, ranges, threads), "pca: projecting", len(ranges))
-    for rows, values in zip(ranges, projected, strict=True):
+    projected = _projected(cells, selected, means, loadings / scales[:, None], ranges, threads)
+    for rows, values in zip(ranges, track(projected, "pca: projecting", len(ranges)), strict=True):
         coordinates[rows] = values
     out["variances"], out["total_variance"], out["loadings"] = variances, np.float64(total), loadings
     out["means"], out["scales"] = means, scales
     return Pca(**{name: out[name] for name in Pca._fields})
+
+
+def _n_components(asked: int | str, n_cells: int, n_genes: int) -> int:
+    most = min(n_genes, n_cells - 1)
+    if most < 1:
+        cause = f"there is nothing to decompose in {n_cells} cells and {n_genes} genes"
+        raise BadInput(Problem("HW-PC-002", "pca", cause, "give at least 2 cells and 1 gene"))
+    if asked == "auto":
+        return min(_AUTO_COMPONENTS, most)
+    if not 1 <= asked <= most:
+        cause = f"n_components is {asked}, the bounds are 1 and {most} ({n_cells} cells, {n_genes} genes)"
+        raise BadInput(Problem("HW-PC-001", "pca", cause, f"set pca: n_components to auto or at most {most}"))
+    return asked
+
+
+def _dense(cells: Cells, selected: np.ndarray, rows: slice) -> np.ndarray:
+    """Normalised values of the selected genes, (row, gene) float64."""
+    values = normalised(cells, rows)[:, selected]
+    return np.asarray(values.toarray() if scipy.sparse.issparse(values) else values, np.float64)
+
+
+def _projected(cells: Cells, selected, means, axes, ranges: list[slice], threads: int | None) -> Iterator[np.ndarray]:
+    """(X - means) axes of every row range, a few dense rows at a time."""
+    step = _rows_at_once(ranges[0].stop, len(selected))
+
+    def project(rows: slice) -> np.ndarray:
+        parts = (
+            slice(rows.start + part.start, rows.start + part.stop)
+            for part in compute.blocks(rows.stop - rows.start, step)
+        )
+        return np.concatenate([(_dense(cells, selected, part) - means) @ axes for part in parts])
+
+    return compute.in_order(project, ranges, threads)
 
 
 def _rows_at_once(block_cells: int, n_genes: int) -> int:
@@ -96,22 +108,23 @@ def _rows_at_once(block_cells: int, n_genes: int) -> int:
     return int(min(block_cells, max(256, _DENSE_BYTES // (8 * max(n_genes, 1)))))
 
 
-def _moments(block, ranges: list[slice], n_cells: int, n_genes: int, threads: int | None):
+def _moments(cells: Cells, selected: np.ndarray, ranges: list[slice], threads: int | None):
     """Mean and covariance: centred before squaring, so that large means cost no digits."""
-    means = np.zeros(n_genes)
-    for total in track(
-        compute.in_order(lambda rows: block(rows).sum(axis=0), ranges, threads), "pca: means", len(ranges)
-    ):
-        means += total
-    means /= n_cells
+    n_cells, means = ranges[-1].stop, np.zeros(len(selected))
+    covariance = np.zeros((len(selected), len(selected)))
+
+    def total(rows: slice) -> np.ndarray:
+        return _dense(cells, selected, rows).sum(axis=0)
 
     def products(rows: slice) -> np.ndarray:
-        centred = block(rows) - means
+        centred = _dense(cells, selected, rows) - means
         return centred.T @ centred
 
-    covariance = np.zeros((n_genes, n_genes))
-    for product in track(compute.in_order(products, ranges, threads), "pca: covariance", len(ranges)):
-        covariance += product
+    for part in track(compute.in_order(total, ranges, threads), "pca: means", len(ranges)):
+        means += part
+    means /= n_cells
+    for part in track(compute.in_order(products, ranges, threads), "pca: covariance", len(ranges)):
+        covariance += part
     return means, covariance / (n_cells - 1)
 
 

@@ -21,7 +21,7 @@ _HEX = (
 )
 PALETTE = tuple(f"#{_HEX[start : start + 6]}" for start in range(0, len(_HEX), 6))
 _ALWAYS_ON_TOP = 0.02  # share of the cells below which a population is drawn last, so that others do not bury it
-_SHADED_PIXELS = 560
+_BLEND = 0.62  # side of a blended picture in pixels, beside one of dots
 _SHORT_NAME = 3
 
 
@@ -190,7 +190,7 @@ def _dots(points, column: Column, rows, x, y, pixels: int, seed: int):
     canvas = FigureCanvasAgg(figure)
     plot = figure.add_axes((0, 0, 1, 1), facecolor="none", xlim=x, ylim=y, autoscale_on=False)
     plot.set_axis_off()
-    width = np.clip(0.42 * pixels / np.sqrt(len(rows) + 1), pixels / 300, pixels / 90)  # of a dot, in pixels
+    width = np.clip(0.42 * pixels / np.sqrt(len(rows) + 1), pixels / 220, pixels / 90)  # of a dot, in pixels
     area = (width * 72 / 100) ** 2
     cells = points[rows[order]]
     plot.scatter(cells[:, 0], cells[:, 1], s=area, c=colours[order], marker="o", linewidths=0)
@@ -204,7 +204,7 @@ def _shaded(points, column: Column, rows, x, y, pixels: int, seed: int):
     import pandas as pd
     from datashader import transfer_functions as shade
 
-    pixels = min(pixels, _SHADED_PIXELS)
+    pixels = round(_BLEND * pixels)
     canvas = datashader.Canvas(pixels, pixels, x_range=x, y_range=y)
     frame = pd.DataFrame({"x": points[rows, 0], "y": points[rows, 1]})
     if column.levels:
@@ -215,13 +215,14 @@ def _shaded(points, column: Column, rows, x, y, pixels: int, seed: int):
         frame["level"] = pd.Categorical.from_codes(place[codes], [str(number) for number in range(len(kept) + 1)])
         counts = canvas.points(frame, "x", "y", datashader.count_cat("level"))
         key = [*(column.colours[level] for level in kept), OTHER]
-        image = shade.shade(counts, color_key=key, how="log", min_alpha=90)
+        image = shade.shade(counts, color_key=key, how="log", min_alpha=120)
     else:
         frame["value"] = _scaled(column)[rows]
         below = shade.shade(canvas.points(frame, "x", "y", datashader.count()), cmap=[OTHER, OTHER], how="log")
         means = canvas.points(frame, "x", "y", datashader.mean("value"))
         image = shade.stack(below, shade.shade(means, cmap=ramp(64), how="linear", span=(0, 1)), how="over")
-    return image.to_pil()
+    # Where cells are sparse their pixels grow, or nobody would see them.
+    return shade.dynspread(image, threshold=0.6, max_px=2).to_pil()
 
 
 def _marks(points, column: Column, rows, x, y) -> tuple[tuple[float, float, str], ...]:
@@ -240,7 +241,8 @@ def _marks(points, column: Column, rows, x, y) -> tuple[tuple[float, float, str]
         left, top = 100 * (middle[0] - x[0]) / (x[1] - x[0]), 100 * (y[1] - middle[1]) / (y[1] - y[0])
         if all(abs(left - other[0]) > 4.5 or abs(top - other[1]) > 4.5 for other in placed):
             placed.append((round(float(left), 1), round(float(top), 1), texts[level]))
-    return tuple(placed)
+    # Groups that all have the same middle are mixed: a few of their numbers would mislead.
+    return tuple(placed) if len(placed) > np.count_nonzero(counts) / 4 else ()
 
 
 def _data_uri(image) -> str:
@@ -257,7 +259,7 @@ def _data_uri(image) -> str:
 
 # ---- charts ----------------------------------------------------------------------------------------------------------
 
-LEFT, RIGHT, TOP, BOTTOM = 50, 344, 14, 166  # of the plot within a chart
+LEFT, RIGHT, TOP, BOTTOM = 58, 344, 14, 166  # of the plot within a chart
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -239,6 +239,7 @@ def _cells(results, obs) -> dict:
         table = cells["removed"]
         thresholds = table["threshold"] if "threshold" in table else [""] * len(table)
         removed = [(str(r), _plain(t), int(c)) for r, t, c in zip(table.index, thresholds, table["cells"], strict=True)]
+        removed = [(r, "none" if (r, t) == ("max_counts", "0") else t, c) for r, t, c in removed]
     gone = sum(row[2] for row in removed)
     split = np.bincount(np.asarray(cells["split"][:]), minlength=2) if "split" in cells else None
     histograms = []

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from heatwalk.code import code_hash
-from heatwalk.config import Plan, fingerprint, memory_bytes
+from heatwalk.config import Plan, fingerprint, load, memory_bytes
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -20,11 +20,15 @@ class Rules(Plan):
 
         self.top = Path(folder.get_path_or_uri(secret_free=False)).resolve().parent
         try:
+            for path in workflow.configfiles:
+                load(Path(path))  # Snakemake read it already, but takes a key that stands twice
             super().__init__(config, self.top)
         except BadInput as error:
             raise WorkflowError(str(error)) from None
         self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
         self.memory = memory_bytes(self.config["memory"])
+        # As a module with a prefix, Snakemake would look for a relative source below that prefix.
+        self.prefixed = bool(workflow.modifier.path_modifier.prefix)
         # A conda environment puts its own Python first on the path; otherwise the one that runs Snakemake is used.
         self.python = "python" if workflow.deployment_settings.deployment_method else sys.executable
 
@@ -34,7 +38,10 @@ class Rules(Plan):
 
     def source_files(self, wildcards) -> list[str]:
         """Files and folders of a dataset's source, for Snakemake to wait for."""
-        return [str(path) for path in self._paths(wildcards)]
+        paths, here = self._paths(wildcards), Path.cwd()
+        if self.prefixed:
+            return [str(path) for path in paths]
+        return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
 
     def fingerprint(self, wildcards) -> str:
         """Notices a source whose content changed, also when its time of change did not."""
@@ -57,19 +64,27 @@ class Rules(Plan):
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
 
         `exec` makes the program a child of Snakemake itself, so that it ends with it. What lies where on this machine
-        stands here and not among the params: moving a folder reruns nothing.
+        is named (`heatwalk.programs`) rather than written out: Snakemake compares the text of commands, and moving a
+        folder should rerun nothing.
         """
-        library, program = self.top / "src", self.top / "scripts" / f"{stage}.py"
-        fixed = f"PYTHONPATH={_quoted(library)} exec {_quoted(self.python)} {_quoted(program)}"
+        fixed = f"PYTHONPATH={{heatwalk.library:q}} exec {{heatwalk.python:q}} {{heatwalk.programs:q}}/{stage}.py"
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
-        machine = f"--threads {{threads}} --memory {self.memory} --log {{log:q}} --result {{output:q}}"
-        given = " ".join(f"--input {name}={{input.{name}:q}}" for name in inputs)
-        return f"{fixed} {options} {machine} {given}"
+        machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
+        given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
+        return f"{fixed} {options} {machine}{given}"
 
+    @property
+    def library(self) -> str:
+        return str(self.top / "src")
+
+    @property
+    def programs(self) -> str:
+        return str(self.top / "scripts")
+
+    @property
     def places(self) -> str:
-        """Where sources may lie, as arguments of the program of `cells`."""
-        roots = " ".join(f"--root {_quoted(root)}" for root in self.roots)
-        return f"--base {_quoted(self.base)} {roots}"
+        """Where sources may lie, as arguments of the program of `cells`, quoted."""
+        return shlex.join(["--base", str(self.base), *(part for root in self.roots for part in ("--root", str(root)))])
 
     def where_results_are(self) -> str:
         """Paths of the report and the atlas of every dataset, for people."""
@@ -107,8 +122,3 @@ def failures(results: Path = Path("results")) -> list[dict]:
     """Explanations that failed stages left: exit_code, time_ns and lines, the earliest first."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob(".work/*/*.failure.json")]
     return sorted(found, key=lambda failure: failure["time_ns"])
-
-
-def _quoted(value) -> str:
-    """Quoted for the shell, with the braces doubled that Snakemake would fill in."""
-    return shlex.quote(str(value)).replace("{", "{{").replace("}", "}}")

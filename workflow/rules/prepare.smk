@@ -21,9 +21,7 @@ rule cells:
         fingerprint=heatwalk.fingerprint,
     shell:
         heatwalk.command("cells")
-        + " --seed {params.seed}"
-        + " --source {params.source:q} "
-        + heatwalk.places()
+        + " --seed {params.seed} --source {params.source:q} {heatwalk.places}"
 
 
 rule pca:

@@ -39,6 +39,8 @@ def open(path: Path, request: Request) -> Input:
     with reading(path), warnings.catch_warnings():
         # Types that are no standard of Zarr 3 yet, such as texts of fixed length, can be read all the same.
         warnings.simplefilter("ignore", zarr.errors.UnstableSpecificationWarning)
+        # Stray files are no harm, and what is damaged is missed when it is asked for by name.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         # Consolidated metadata may be stale: the arrays' own is read instead.
         root = zarr.open(str(path), mode="r", use_consolidated=False)
         if not isinstance(root, zarr.Group):

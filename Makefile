@@ -1,0 +1,39 @@
+# Everything heatwalk needs is made here: `make run` and `make test` work in a clean clone with Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test lint format qualify clean
+
+run: $(READY) ## the main job: every dataset of config/datasets.tsv
+	$(BIN)/heatwalk run --cores all
+
+test: $(READY) lint ## linters, then the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## ruff, snakefmt, snakemake --lint, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/python -m snakemake --lint --quiet
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## put code into the form that lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+qualify: $(READY) ## the long suite: kills at random moments, 500 bit flips, all data sets
+	$(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
+
+clean: ## what a run leaves behind; results stay
+	rm -rf .snakemake logs build dist .pytest_cache .ruff_cache
+
+# Exact versions, then heatwalk itself. The neural stages' torch is the large part of the download.
+$(READY): envs/base.txt envs/neural.txt envs/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -r envs/base.txt -r envs/neural.txt -r envs/dev.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,169 @@
+"""Configuration and the table of datasets: strict, merged, and every problem said at once."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from heatwalk import config
+from heatwalk.errors import BadInput
+
+ROOT = Path(__file__).parents[1]
+SCHEMAS = ROOT / "workflow" / "schemas"
+DEFAULTS = config.load(ROOT / "config" / "config.yaml")
+
+
+def written(path, text, newline="\n"):
+    path.write_text(text, encoding="utf-8", newline=newline)
+    return path
+
+
+def problems_of(**changes):
+    return [str(problem) for problem in config.check(config.complete(changes, DEFAULTS), SCHEMAS)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"neighbors": {"n_neighbours": 5}},
+            r"HW-CF-002 config: neighbors: 'n_neighbours' is unknown; did you mean n_neighbors\?",
+        ),
+        ({"neighbours": {}}, r"HW-CF-002 config: 'neighbours' is unknown; did you mean neighbors\?"),
+        ({"neighbors": {"n_neighbors": -3}}, "neighbors: n_neighbors: -3 is less than the minimum of 1"),
+        ({"neighbors": {"n_neighbors": "5"}}, "'5' is not of type 'integer'"),
+        ({"affinity": {"alpha": 1.5}}, "affinity: alpha: 1.5 is greater than the maximum of 1"),
+        ({"seed": True}, "True is not of type 'integer'"),
+        ({"memory": "plenty"}, "memory: 'plenty' does not match .* write it like memory: 4GB"),
+        ({"overrides": {"pbmc": {"neighbors": {"n": 1}}}}, "overrides: pbmc: neighbors: 'n' is unknown"),
+        ({"overrides": {"pbmc": {"umap": {}}}}, "overrides: pbmc: 'umap' is unknown"),
+    ],
+)
+def test_wrong_options_are_said_in_one_line(changes, message):
+    (problem,) = problems_of(**changes)
+
+    assert re.search(message, problem)
+    assert "\n" not in problem
+
+
+def test_every_wrong_option_is_said():
+    assert len(problems_of(seed=-1, cells={"holdout": 2}, atlas={"matrix": "raw"})) == 3
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"HW-CF-001 .*the key 'seed' stands twice"):
+        config.load(written(tmp_path / "c.yaml", "seed: 1\nseed: 2\n"))
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-10", 1e-10), ("1e5", 1e5), ("-2.5E3", -2500.0), ("1.0e-3", 0.001)])
+def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
+    assert config.load(written(tmp_path / "c.yaml", f"tolerance: {text}\n")) == {"tolerance": value}
+
+
+@pytest.mark.parametrize("text", ["- a\n", "{", "\tx: 1", "!!python/object/apply:os.system [ls]"])
+def test_files_that_are_no_configuration_are_refused(tmp_path, text):
+    with pytest.raises(BadInput, match="HW-CF-001"):
+        config.load(written(tmp_path / "c.yaml", text))
+
+
+def test_a_missing_configuration_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="HW-CF-001 .*No such file"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_complete_merges_sections_and_replaces_lists():
+    merged = config.complete({"cells": {"mito_prefixes": ["mt:"]}}, DEFAULTS)
+    assert merged["cells"]["mito_prefixes"] == ["mt:"]
+    assert merged["cells"]["min_cells"] == DEFAULTS["cells"]["min_cells"]
+    assert config.complete({}, DEFAULTS) == DEFAULTS
+
+
+HEADER = "name\tsource\tkind\tlayer\tcolumns\tspace\tmap\tstages\n"
+
+
+def table(tmp_path, *rows, header=HEADER, newline="\n", start=""):
+    path = tmp_path / "datasets.tsv"
+    return config.datasets(written(path, start + header + "".join(row + "\n" for row in rows), newline), SCHEMAS)
+
+
+def test_rows_are_read_with_their_defaults(tmp_path):
+    rows, problems = table(tmp_path, "# a comment", "a\tx.h5ad\tcounts", "b\ty.npz\tintensities\tX\tCD4, CD8\t\t\tpca")
+    assert problems == []
+    assert rows["a"] == config.Dataset("a", "x.h5ad", "counts")
+    assert rows["b"].columns == ("CD4", "CD8")
+    assert rows["b"].stages == ("pca",)
+
+
+def test_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path):
+    rows, problems = table(tmp_path, "a\tx.h5ad\tcounts", newline="\r\n", start="\ufeff")
+    assert problems == []
+    assert list(rows) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("../x\ta.h5ad\tcounts", "row 1: name: '../x' does not match .* begins with a letter or a digit"),
+        ("-x\ta.h5ad\tcounts", "does not match"),
+        ("a b\ta.h5ad\tcounts", "does not match"),
+        ("a\ta.h5ad\tcount", "'count' is not one of"),
+        ("a\t\tcounts", "'source' is a required property"),
+        ("a\tx\tcounts\t\t\t\t\tumap", "'umap' is not one of"),
+        ("a\tx\tcounts\t\t\t\t\t\textra\tmore", "has 2 more fields than the header"),
+    ],
+)
+def test_wrong_rows_are_said_in_one_line(tmp_path, row, message):
+
+    _, (problem,) = table(tmp_path, row)
+    assert re.search(message, str(problem))
+
+
+def test_an_unknown_column_of_the_table_is_said(tmp_path):
+    _, (problem,) = table(tmp_path, "a\tx\tcounts\tz", header="name\tsource\tkind\tlayers\n")
+    assert "'layers' is unknown; did you mean layer?" in str(problem)
+
+
+def test_the_same_dataset_twice_is_refused(tmp_path):
+    _, (problem,) = table(tmp_path, "a\tx\tcounts", "a\ty\tcounts")
+    assert str(problem).startswith("HW-CF-005")
+
+
+def test_an_empty_or_missing_table_is_refused(tmp_path):
+    assert table(tmp_path)[1][0].code == "HW-CF-006"
+    assert config.datasets(tmp_path / "none.tsv", SCHEMAS)[1][0].code == "HW-CF-003"
+
+
+def test_overrides_reach_one_dataset_and_one_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "d.tsv", HEADER + "a\tx\tcounts\nb\ty\tcounts\n")
+    plan = config.Plan({"datasets": "d.tsv", "overrides": {"a": {"neighbors": {"n_neighbors": 5}}}}, ROOT)
+    assert plan.options("a", "neighbors")["n_neighbors"] == 5
+    assert plan.options("b", "neighbors")["n_neighbors"] == 30
+    with pytest.raises(BadInput, match="HW-CF-007 overrides: c: there is no such dataset; use one of: a, b"):
+        config.Plan({"datasets": "d.tsv", "overrides": {"c": {}}}, ROOT)
+
+
+def test_sources_may_lie_beside_the_table_and_in_scanpy_only_unless_roots_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "d.tsv", HEADER + "a\tx\tcounts\n")
+    assert config.Plan({"datasets": "d.tsv"}, ROOT).roots == [Path("."), config.installed_data()]
+    assert config.Plan({"datasets": "d.tsv", "roots": ["/data"]}, ROOT).roots[0] == Path("/data")
+
+
+@pytest.mark.parametrize("text", ["", "4 apples", "-1GB", "1e3"])
+def test_amounts_that_are_none_are_refused(text):
+    with pytest.raises(BadInput, match="HW-CF-008"):
+        config.memory_bytes(text)
+
+
+def test_fingerprint_sees_content_not_time(tmp_path):
+
+    path = written(tmp_path / "x", "one")
+    first = config.fingerprint([path])
+    os.utime(path, (1, 1))
+    assert config.fingerprint([path]) == first
+    written(path, "two")
+    os.utime(path, (1, 1))
+    assert config.fingerprint([path]) != first
+    assert config.fingerprint([tmp_path]) == config.fingerprint([path])
