@@ -330,6 +330,16 @@ def test_auto_finds_the_split_of_a_spectrum_with_four_clusters():
     np.testing.assert_array_equal(found.spectrum[:3], found.eigenvalues)
 
 
+def test_the_spectrum_holds_one_eigenvalue_more_so_that_the_gap_after_the_last_is_known():
+    points = np.random.default_rng(5).normal(size=(12, 2))
+    for n_components, n_computed in ((4, 5), (10, 11), (11, 11)):
+        found = hw.diffusion_map(full_affinity(points, 1.0), n_components=n_components)
+        assert found.eigenvalues.shape == found.residuals.shape == found.converged.shape == (n_components,)
+        assert found.eigenvectors.shape == (12, n_components)
+        assert found.spectrum.shape == (n_computed,)
+        np.testing.assert_array_equal(found.spectrum[:n_components], found.eigenvalues)
+
+
 @pytest.mark.parametrize("n_points", [2, 3, 4, 10])
 def test_auto_is_never_empty(n_points):
     points = np.random.default_rng(7).normal(size=(n_points, 2))
@@ -364,7 +374,7 @@ def islands():
     """600, 40 and 2 cells and one alone, far from each other and in mixed order."""
     rng = np.random.default_rng(8)
     parts = [rng.normal(size=(600, 2)), rng.normal(size=(40, 2)), np.array([[0.0, 0], [1, 0]]), np.zeros((1, 2))]
-    points = np.concatenate([part + [100 * number, 0] for number, part in enumerate(parts)])
+    points = np.concatenate([part + np.array([100 * number, 0]) for number, part in enumerate(parts)])
     label = np.repeat(np.arange(4), [600, 40, 2, 1])
     order = rng.permutation(len(points))
     graph = affinity(points[order], 20, bandwidth=1.0)

@@ -197,7 +197,9 @@ def test_an_embedding_is_passed_through():
 
 def test_an_unknown_embedding_is_refused_with_those_there_are():
     cells = sparse_cells(X_scVI=np.zeros((N_CELLS, 2)))
-    with pytest.raises(hw.BadInput, match="HW-PC-004 pca: use_rep: the input has no embedding 'X_pca' in obsm, it has: X_scVI"):
+    with pytest.raises(
+        hw.BadInput, match="HW-PC-004 pca: use_rep: the input has no embedding 'X_pca' in obsm, it has: X_scVI"
+    ):
         hw.pca(cells, "counts", use_rep="X_pca")
     with pytest.raises(hw.BadInput, match="it has: none"):
         hw.pca(sparse_cells(), "counts", use_rep="X_pca")

@@ -170,7 +170,9 @@ def test_so3_is_the_inverse_of_scipys_active_intrinsic_zxz_rotation():
 
 def test_so3_matrices_are_rotations():
     matrices = SPACES["so3"].embed(degrees("so3")).reshape(-1, 3, 3)
-    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (200, 3, 3)), atol=1e-14)
+    np.testing.assert_allclose(
+        matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (200, 3, 3)), atol=1e-14
+    )
     np.testing.assert_allclose(np.linalg.det(matrices), 1, atol=1e-14)
 
 

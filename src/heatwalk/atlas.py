@@ -216,7 +216,9 @@ def _sparse(group, name: str, data, indices, indptr, shape: tuple[int, int]) -> 
     attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)}
     matrix.attrs.update(attributes)
     indptr = np.asarray(indptr[:])
-    _array(matrix, "indptr", indptr.shape, np.int64, (_EDGE_BLOCK,))[:] = indptr
+    # SciPy's graph routines, which scanpy calls, take 32-bit pointers only.
+    dtype = np.int32 if indptr[-1] < 2**31 else np.int64
+    _array(matrix, "indptr", indptr.shape, dtype, (_EDGE_BLOCK,))[:] = indptr.astype(dtype)
     for key, values in (("data", data), ("indices", indices)):
         if values is not None:
             target = _array(matrix, key, values.shape, values.dtype, (_EDGE_BLOCK,))

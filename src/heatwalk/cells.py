@@ -221,7 +221,7 @@ def _dense(source, kind: str, space: str, options, block_cells: int, out: Mutabl
             dense = np.arcsinh(dense.astype(np.float64) / cofactor)
         elif kind == "points":
             dense = _embedded(dense, space, units, source.where)
-        elif dense.dtype.kind in "ui":
+        elif kind in ("images", "sequences") and dense.dtype.kind in "ui":
             dense = dense / np.iinfo(dense.dtype).max
         values[rows] = dense.astype(np.float32)
     problems = check.problems()
@@ -328,9 +328,8 @@ def _standardised_dispersion(mean: np.ndarray, variance: np.ndarray) -> np.ndarr
     grouped = pandas.Series(dispersion).groupby(bins)
     centre, spread = grouped.transform("mean").to_numpy(), grouped.transform("std").to_numpy()
     alone = np.isnan(spread)  # a bin of one gene: its dispersion is as ordinary as can be, and counts as 1
-    return np.where(
-        alone, np.where(np.isnan(dispersion), np.nan, 1.0), (dispersion - centre) / np.where(alone, 1, spread)
-    )
+    standardised = (dispersion - centre) / np.where(spread > 0, spread, 1)
+    return np.where(alone, np.where(np.isnan(dispersion), np.nan, 1.0), standardised)
 
 
 def _split(obs, holdout: float, holdout_group: str, seed: int) -> np.ndarray:

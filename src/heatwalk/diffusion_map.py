@@ -73,7 +73,7 @@ def diffusion_map(
             residual = np.linalg.norm(block @ phi - phi * pairs[0], axis=0)
             residuals[label, :n_modes], converged[label, :n_modes] = residual, residual <= tolerance
             vectors[order[rows], :n_modes] = _oriented(phi / trivial[:, None])
-    n_modes = max(1, profile_likelihood(values[0])[0]) if n_components == "auto" else n_computed
+    n_modes = max(1, profile_likelihood(values[0])[0]) if n_components == "auto" else n_components
     _report(values, converged, n_modes)
     squeeze = 0 if len(sizes) == 1 else slice(None)
     results = {

@@ -64,22 +64,20 @@ class Rules(Plan):
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
 
         `exec` makes the program a child of Snakemake itself, so that it ends with it. What lies where on this machine
-        is named (`heatwalk.programs`) rather than written out: Snakemake compares the text of commands, and moving a
-        folder should rerun nothing.
+        comes through resources: unlike commands and params they may change, and folders move, without a rerun.
         """
-        fixed = f"PYTHONPATH={{heatwalk.library:q}} exec {{heatwalk.python:q}} {{heatwalk.programs:q}}/{stage}.py"
+        fixed = (
+            f"PYTHONPATH={{resources.home:q}}/src exec {{resources.python:q}} {{resources.home:q}}/scripts/{stage}.py"
+        )
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
         return f"{fixed} {options} {machine}{given}"
 
     @property
-    def library(self) -> str:
-        return str(self.top / "src")
-
-    @property
-    def programs(self) -> str:
-        return str(self.top / "scripts")
+    def home(self) -> str:
+        """The folder with scripts/ and src/."""
+        return str(self.top)
 
     @property
     def places(self) -> str:

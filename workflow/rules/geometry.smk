@@ -9,16 +9,18 @@ rule neighbors:
         "logs/{dataset}/neighbors.benchmark.tsv"
     conda:
         "../../envs/base.yaml"
-    threads: heatwalk.threads
+    threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("neighbors"),
-        code=heatwalk.code("neighbors"),
-        block_cells=heatwalk.block_cells,
-        seed=heatwalk.seed,
+        options=heatwalk_rules.options("neighbors"),
+        code=heatwalk_rules.code("neighbors"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
     shell:
-        heatwalk.command("neighbors", "pca") + " --seed {params.seed}"
+        heatwalk_rules.command("neighbors", "pca") + " --seed {params.seed}"
 
 
 rule affinity:
@@ -35,13 +37,15 @@ rule affinity:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("affinity"),
-        code=heatwalk.code("affinity"),
-        block_cells=heatwalk.block_cells,
+        options=heatwalk_rules.options("affinity"),
+        code=heatwalk_rules.code("affinity"),
+        block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk.command("affinity", "pca", "neighbors")
+        heatwalk_rules.command("affinity", "pca", "neighbors")
 
 
 rule diffusion_map:
@@ -57,11 +61,13 @@ rule diffusion_map:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("diffusion_map"),
-        code=heatwalk.code("diffusion_map"),
-        block_cells=heatwalk.block_cells,
-        seed=heatwalk.seed,
+        options=heatwalk_rules.options("diffusion_map"),
+        code=heatwalk_rules.code("diffusion_map"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
     shell:
-        heatwalk.command("diffusion_map", "affinity") + " --seed {params.seed}"
+        heatwalk_rules.command("diffusion_map", "affinity") + " --seed {params.seed}"

@@ -1,6 +1,6 @@
 rule cells:
     input:
-        source=heatwalk.source_files,
+        source=heatwalk_rules.source_files,
     output:
         update("results/{dataset}/cells/manifest.json"),
     log:
@@ -11,17 +11,20 @@ rule cells:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+        places=heatwalk_rules.places,
     params:
-        options=heatwalk.options("cells"),
-        code=heatwalk.code("cells"),
-        block_cells=heatwalk.block_cells,
-        seed=heatwalk.seed,
-        source=heatwalk.source,
-        fingerprint=heatwalk.fingerprint,
+        options=heatwalk_rules.options("cells"),
+        code=heatwalk_rules.code("cells"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+        source=heatwalk_rules.source,
+        fingerprint=heatwalk_rules.fingerprint,
     shell:
-        heatwalk.command("cells")
-        + " --seed {params.seed} --source {params.source:q} {heatwalk.places}"
+        heatwalk_rules.command("cells")
+        + " --seed {params.seed} --source {params.source:q} {resources.places}"
 
 
 rule pca:
@@ -35,12 +38,14 @@ rule pca:
         "logs/{dataset}/pca.benchmark.tsv"
     conda:
         "../../envs/base.yaml"
-    threads: heatwalk.threads
+    threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("pca"),
-        code=heatwalk.code("pca"),
-        block_cells=heatwalk.block_cells,
+        options=heatwalk_rules.options("pca"),
+        code=heatwalk_rules.code("pca"),
+        block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk.command("pca", "cells")
+        heatwalk_rules.command("pca", "cells")

@@ -15,13 +15,15 @@ rule atlas:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("atlas"),
-        code=heatwalk.code("atlas"),
-        block_cells=heatwalk.block_cells,
+        options=heatwalk_rules.options("atlas"),
+        code=heatwalk_rules.code("atlas"),
+        block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk.command(
+        heatwalk_rules.command(
             "atlas", "cells", "pca", "neighbors", "affinity", "diffusion_map"
         )
 
@@ -44,12 +46,14 @@ rule report:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk.memory // 10**6,
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
     params:
-        options=heatwalk.options("report"),
-        code=heatwalk.code("report"),
-        block_cells=heatwalk.block_cells,
+        options=heatwalk_rules.options("report"),
+        code=heatwalk_rules.code("report"),
+        block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk.command(
+        heatwalk_rules.command(
             "report", "cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas"
         )

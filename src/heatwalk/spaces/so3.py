@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from heatwalk.spaces.angles import radians
+
 
 def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """(point, 3) Euler angles (phi1, Phi, phi2) in Bunge's z-x-z convention -> (point, 9) rotation matrices by rows.
@@ -14,7 +16,7 @@ def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """
     if values.shape[1] != 3:
         raise ValueError(f"so3 takes 3 columns, the Euler angles phi1, Phi, phi2; there are {values.shape[1]}")
-    first, tilt, second = (np.deg2rad(values) if units == "degrees" else values).T
+    first, tilt, second = radians(values, units).T
     (c1, c, c2), (s1, s, s2) = np.cos([first, tilt, second]), np.sin([first, tilt, second])
     rows = [
         [c1 * c2 - s1 * s2 * c, s1 * c2 + c1 * s2 * c, s2 * s],

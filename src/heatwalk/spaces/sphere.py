@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from heatwalk.spaces.angles import radians
+
 
 def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """(point, 2) latitude and longitude -> (point, 3) unit vectors.
@@ -13,10 +15,10 @@ def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """
     if values.shape[1] != 2:
         raise ValueError(f"a sphere takes 2 columns, latitude and longitude; there are {values.shape[1]}")
+    latitude, longitude = radians(values, units).T
     quarter = 90.0 if units == "degrees" else np.pi / 2
     if np.abs(values[:, 0]).max(initial=0) > quarter * (1 + 1e-6):
         raise ValueError(f"latitudes reach {np.abs(values[:, 0]).max():g} {units}, the bound is {quarter:g}")
-    latitude, longitude = (np.deg2rad(values) if units == "degrees" else values).T
     return np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], 1)
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from heatwalk.spaces.angles import radians
+
 
 def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """(point, n) angles -> (point, 2 n): all cosines, then all sines.
@@ -9,7 +11,7 @@ def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     >>> embed(np.array([[0.0, 180.0]])).round(3).tolist()
     [[1.0, -1.0, 0.0, 0.0]]
     """
-    angles = np.deg2rad(values) if units == "degrees" else values
+    angles = radians(values, units)
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
