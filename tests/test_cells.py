@@ -215,8 +215,8 @@ def test_embeddings_lose_the_cells_that_are_removed():
     embedding = np.arange(14.0).reshape(7, 2)
     opened = source(QUALITY, features=SYMBOLS, obsm={"X_scVI": embedding})
     for block_cells in (2, 1000):
-        found = hw.cells(opened, "counts", min_cells=0, min_genes=3, block_cells=block_cells)
-        np.testing.assert_array_equal(found.obsm["X_scVI"], embedding[[4, 5, 6]])
+        found = hw.cells(opened, "counts", min_cells=0, max_mito_percent=74.9, block_cells=block_cells)
+        np.testing.assert_array_equal(found.obsm["X_scVI"], embedding[[1, 2, 3, 5, 6]])
 
 
 def test_obs_of_the_source_is_kept_beside_the_quality_figures():

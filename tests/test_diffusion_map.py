@@ -270,6 +270,24 @@ def test_when_lanczos_fails_lobpcg_finds_the_same_pairs_and_the_result_says_so(m
     assert np.sqrt(graph.stationary @ error**2).max() < 1e-10
 
 
+@pytest.mark.parametrize("forgotten", [0, 3])
+def test_when_lanczos_misses_a_pair_that_is_noticed_and_lobpcg_finds_it(monkeypatch, caplog, forgotten):
+    # One Krylov space need not hold all copies of a repeated eigenvalue: smaller ones then stand in their place.
+    graph, solve = affinity(SURFACES["swiss roll"]()), scipy.sparse.linalg.eigsh
+    expected = hw.diffusion_map(graph, n_components=6)
+
+    def forgetful(operator, k, **options):
+        values, vectors = solve(operator, k=k + 1, **options)
+        kept = np.delete(np.argsort(-values), forgotten)
+        return values[kept], vectors[:, kept]
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", forgetful)
+    found = hw.diffusion_map(graph, n_components=6)
+    assert found.solver == [LOBPCG]
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, atol=1e-12)
+    assert "missed a copy of a repeated eigenvalue" in caplog.text
+
+
 def test_a_careless_solver_is_reported_as_not_converged(monkeypatch, caplog):
     graph, solve = affinity(SURFACES["swiss roll"]()), scipy.sparse.linalg.eigsh
     monkeypatch.setattr(scipy.sparse.linalg, "eigsh", lambda *a, **k: solve(*a, **{**k, "tol": 1e-3}))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import heatwalk as hw
-from heatwalk import store
+from heatwalk import compute, store
 
 
 def brute_force(points, n_neighbors):
@@ -71,6 +71,16 @@ def test_exact_search_of_many_tight_points_equals_brute_force():
         distances = np.linalg.norm(points - points[row], axis=1)
         distances[row] = np.inf
         np.testing.assert_array_equal(found.indices[row], np.argsort(distances, kind="stable")[:5])
+
+
+def test_faiss_keeps_the_digits_of_small_distances():
+    points = (tight_groups(3000, 50) - 500).astype(np.float32)
+    index = faiss.IndexFlatL2(50)
+    index.add(points)
+    with compute.faiss_threads(2):
+        squares, nearest = index.search(points, 1)
+    np.testing.assert_array_equal(nearest[:, 0], np.arange(6000))
+    np.testing.assert_array_equal(squares, 0)
 
 
 def test_single_precision_is_kept():
