@@ -105,7 +105,7 @@ def made(results, folder, **options):
     draft = store.create(folder / "atlas", "atlas", block_cells=BLOCK_CELLS)
     result = atlas(results, draft.group, draft.file("atlas.h5ad"), **options, block_cells=BLOCK_CELLS)
     files = {"atlas.h5ad": result.h5ad} if result.h5ad else {}
-    store.publish(draft, parameters=options, code="c0de", inputs={}, files=files)
+    store.publish(draft, parameters=options, code="c0de", inputs={}, files=files, link="atlas.zarr")
     published = store.read(folder / "atlas")
     return anndata.read_zarr(published.path), folder / "atlas"
 

@@ -162,11 +162,11 @@ def test_one_cell_or_no_gene_is_refused():
 
 
 def test_too_little_memory_is_refused_with_the_number_of_genes_that_fit():
-    # (2 products a thread, the sum, and two for eigh) x 8 bytes x genes^2; 30 genes and 2 threads need 50,400 bytes.
+    # (2 products a thread, the sum, and two for eigh) x 8 bytes x genes^2; 30 genes on one thread need 36,000 bytes.
     cells, kind = CELLS["counts"]
-    assert hw.pca(cells, kind, n_components=2, threads=2, memory=50_400).variances.shape == (2,)
+    assert hw.pca(cells, kind, n_components=2, threads=2, memory=36_000).variances.shape == (2,)
     with pytest.raises(hw.OutOfResources, match=r"HW-PC-003 pca: .* n_top_genes to at most 29") as caught:
-        hw.pca(cells, kind, n_components=2, threads=2, memory=50_399)
+        hw.pca(cells, kind, n_components=2, threads=2, memory=35_999)
     assert caught.value.exit_code == 4
 
 

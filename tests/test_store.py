@@ -121,6 +121,14 @@ def test_files_beside_the_data_are_linked_and_verified(tmp_path):
     assert "atlas.h5ad (changed)" in str(store.verify(folder)[0])
 
 
+def test_the_data_itself_may_have_a_link(folder):
+    draft = store.create(folder, "neighbors")
+    draft["indices"] = np.ones((4, 2), np.int32)
+    manifest = store.publish(draft, parameters={}, code="", inputs={}, link="atlas.zarr")
+    assert os.readlink(folder / "atlas.zarr") == manifest["data"]
+    assert store.verify(folder) == []
+
+
 def test_a_link_that_points_elsewhere_is_noticed(folder):
     publish(folder, files=["atlas.h5ad"])
     (folder / "atlas.h5ad").unlink()

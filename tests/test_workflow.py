@@ -174,6 +174,18 @@ def test_a_failing_rerun_leaves_the_old_results_standing(copy):
     assert "HW-NB-003" in done.stderr
     assert roots(copy) == before
     assert heatwalk(copy, "verify").returncode == 0
+    # It is not forgotten: the same call fails again, and the old options need nothing but this stage's check.
+    assert heatwalk(copy, "run", "--cores", "1", "--configfile", str(bad)).returncode == 2
+    assert heatwalk(copy, "run", "--cores", "1").returncode == 0
+    assert roots(copy) == before
+    assert stages_to_run(copy) == set()
+
+
+def test_a_deleted_result_in_between_is_made_again(copy):
+    before = roots(copy)
+    shutil.rmtree(copy / "results" / "toy" / "pca")
+    assert heatwalk(copy, "run", "--cores", "1").returncode == 0
+    assert roots(copy) == before
 
 
 def test_plain_snakemake_prints_the_line_of_the_stage_last(copy):

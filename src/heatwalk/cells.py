@@ -184,8 +184,8 @@ def _reason(table, limits, kind: str) -> np.ndarray:
         genes < min_genes,
         mito > max_mito_percent,
     ]
-    if kind == "logged":  # sums of logged values are no depths
-        misses[1:3] = [np.zeros(len(table), bool)] * 2
+    if kind == "logged":  # sums of logged values are no depths, and their shares no shares
+        misses[1:] = [np.zeros(len(table), bool)] * 4
     return np.where(np.any(misses, axis=0), np.argmax(misses, axis=0) + 1, 0)
 
 

@@ -12,7 +12,17 @@ import yaml
 
 from heatwalk.errors import BadInput, Problem, first_few
 
-STAGES = ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas", "report")
+DEPENDS = {
+    "cells": (),
+    "pca": ("cells",),
+    "neighbors": ("pca",),
+    "affinity": ("pca", "neighbors"),
+    "diffusion_map": ("affinity",),
+    "atlas": ("cells", "pca", "neighbors", "affinity", "diffusion_map"),
+    "report": ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas"),
+}
+STAGES = tuple(DEPENDS)
+SEEDED = ("cells", "neighbors", "diffusion_map")  # stages that draw random numbers
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -49,6 +59,18 @@ class _StrictLoader(yaml.SafeLoader):
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def needed(stages: tuple[str, ...]) -> list[str]:
+    """The stages and all that they are made from, in order.
+
+    >>> needed(("neighbors",))
+    ['cells', 'pca', 'neighbors']
+    """
+    wanted = set(stages)
+    for stage in reversed(STAGES):
+        wanted |= set(DEPENDS[stage]) if stage in wanted else set()
+    return [stage for stage in STAGES if stage in wanted]
 
 
 def load(path: Path) -> dict:
@@ -194,6 +216,6 @@ def _violations(value: dict, schema: dict, where: str) -> list[Problem]:
                 hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(allowed))}"
                 problems.append(Problem("HW-CF-002", place, f"{key!r} is unknown", hint))
         else:
-            remedy = error.schema.get("description", "config/README.md describes every option")
+            remedy = error.schema.get("description", "config/config.yaml says what every option takes")
             problems.append(Problem("HW-CF-002", place, error.message, remedy))
     return problems

@@ -54,7 +54,7 @@ def pca(
         return _passed_through(given, n_cells, block_cells, out)
     selected = np.flatnonzero(np.asarray(cells.selected[:]))
     n_components = _n_components(n_components, n_cells, len(selected))
-    _check_memory(len(selected), memory, threads or compute.available_threads())
+    threads = _threads_that_fit(len(selected), memory, threads or compute.available_threads())
     ranges = compute.blocks(n_cells, _rows_at_once(block_cells, len(selected)))
     means, covariance = _moments(cells, selected, ranges, threads)
     deviations = np.sqrt(np.diag(covariance))
@@ -141,14 +141,18 @@ def _decompose(covariance: np.ndarray, n_components: int) -> tuple[np.ndarray, n
     return variances, loadings * np.where(largest < 0, -1.0, 1.0), float(np.trace(covariance))
 
 
-def _check_memory(n_genes: int, memory: int, threads: int) -> None:
-    # A wave of blocks gives two products a thread; eigh copies once, and one more is the sum.
-    needed = 8 * n_genes**2 * (2 * threads + 3)
-    if needed > memory:
-        most = int(np.sqrt(memory / (8 * (2 * threads + 3))))
-        cause = f"the covariance of {n_genes} genes needs {needed / 2**30:.1f} GiB, memory is {memory / 2**30:.1f} GiB"
-        remedy = f"set cells: n_top_genes to at most {most}, or raise memory"
+def _threads_that_fit(n_genes: int, memory: int, threads: int) -> int:
+    """Threads whose covariances fit in memory beside the sum and the copies that eigh makes."""
+    each = 8 * n_genes**2
+    # A wave holds two products a thread.
+    fitting = (memory // max(each, 1) - 3) // 2
+    if fitting < 1:
+        most = int(np.sqrt(memory / (8 * 5)))
+        cause = f"the covariance of {n_genes} columns needs {5 * each / 1e9:.1f} GB, memory is {memory / 1e9:.1f} GB"
+        enough = np.ceil(5 * each / 1e9)
+        remedy = f"set memory to {enough:.0f}GB or more, or for counts cells: n_top_genes to at most {most}"
         raise OutOfResources(Problem("HW-PC-003", "pca", cause, remedy))
+    return min(threads, fitting)
 
 
 def _embedding(cells: Cells, use_rep: str):

@@ -43,7 +43,7 @@ class Job:
         self.block_cells, self.code = arguments.block_cells, arguments.code
         self.inputs: dict[str, Path] = dict(arguments.input)
         self.roots: dict[str, str] = {}
-        self.started = time.time()
+        self.request, self.started = arguments.request, time.time()
 
     def read(self, stage: str) -> store.Result:
         """The verified result of an earlier stage; its root hash is recorded in what is published."""
@@ -54,9 +54,10 @@ class Job:
     def create(self) -> Draft:
         return store.create(self.folder, self.stage, block_cells=self.block_cells)
 
-    def publish(self, draft: Draft, files: Mapping[str, Path] | None = None) -> None:
+    def publish(self, draft: Draft, files: Mapping[str, Path] | None = None, link: str = "") -> None:
         parameters = {**self.parameters, "seed": self.seed, "block_cells": self.block_cells}
-        made = store.publish(draft, parameters=parameters, code=self.code, inputs=self.roots, files=files)
+        kept = {"parameters": parameters, "code": self.code, "inputs": self.roots}
+        made = store.publish(draft, **kept, files=files, link=link)
         progress.log.info("%s of %s: published, root hash %s", self.stage, self.dataset, made["root"])
 
 
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=int, default=4 * 2**30, help="bytes the stage may use")
     parser.add_argument("--block-cells", type=int, required=True, help="rows of a block and of a Zarr chunk")
     parser.add_argument("--code", default="", help="hash of the code of the stage")
+    parser.add_argument("--request", default="", help="what the run was started for, kept in run.json")
     parser.add_argument("--log", type=Path, help="file for plain lines")
     return parser
 
@@ -171,6 +173,7 @@ def _record_run(job: Job, notes: list[str]) -> None:
         "host": platform.node(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
         "notes": notes,
+        "request": job.request,
     }
     path = job.folder / "run.json"
     temporary = store.work_folder(job.folder).with_suffix(".run.json")

@@ -2,12 +2,15 @@
 
 import atexit
 import json
+import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
+from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import Plan, fingerprint, load, memory_bytes
+from heatwalk.config import DEPENDS, SEEDED, Plan, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -27,19 +30,25 @@ class Rules(Plan):
             raise WorkflowError(str(error)) from None
         self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
         self.memory = memory_bytes(self.config["memory"])
+        # One value for this run and for the jobs that it sends to a cluster.
+        self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
         # As a module with a prefix, Snakemake would look for a relative source below that prefix.
-        self.prefixed = bool(workflow.modifier.path_modifier.prefix)
+        self.prefix = workflow.modifier.path_modifier.prefix or ""
         # A conda environment puts its own Python first on the path; otherwise the one that runs Snakemake is used.
         self.python = "python" if workflow.deployment_settings.deployment_method else sys.executable
 
     def targets(self) -> list[str]:
-        """The manifest of every stage that a row of datasets.tsv asks for."""
-        return [f"results/{name}/{stage}/manifest.json" for name, row in self.datasets.items() for stage in row.stages]
+        """The manifest of every stage that a row of datasets.tsv asks for, and of all that it is made from.
+
+        Were only the last ones named, Snakemake would not remake one in between that somebody deleted.
+        """
+        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row.stages))
+        return [f"results/{name}/{stage}/manifest.json" for name, stage in wanted]
 
     def source_files(self, wildcards) -> list[str]:
         """Files and folders of a dataset's source, for Snakemake to wait for."""
         paths, here = self._paths(wildcards), Path.cwd()
-        if self.prefixed:
+        if self.prefix:
             return [str(path) for path in paths]
         return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
 
@@ -60,6 +69,32 @@ class Rules(Plan):
     def code(self, stage: str) -> str:
         return code_hash(self.top / "scripts" / f"{stage}.py")
 
+    def request(self, stage: str):
+        """What makes a stage run again although Snakemake thinks it is done.
+
+        Snakemake keeps the parameters of the last job, also of one that failed and left the old result standing, so by
+        itself it would forget the failure. The published manifest knows what it was made from: while that is what is
+        asked for, the value is the one its run was started with; otherwise it is new in every run.
+        """
+
+        def value(wildcards) -> str:
+            # Of wildcards alone: Snakemake keeps no record of parameters that depend on outputs.
+            folder = Path(self.prefix, "results", wildcards.dataset, stage)
+            manifest, run = (store.read_json(folder / name) or {} for name in ("manifest.json", "run.json"))
+            wanted = {**json.loads(self.options(stage)(wildcards)), "block_cells": self.block_cells}
+            wanted |= {"seed": self.seed} if stage in SEEDED else {}
+            wanted |= json.loads(self.source(wildcards)) if stage == "cells" else {}
+            parameters, inputs = manifest.get("parameters", {}), manifest.get("inputs", {})
+            roots = {name: store.read_json(folder.parent / name / "manifest.json") or {} for name in DEPENDS[stage]}
+            current = (
+                manifest.get("code") == self.code(stage)
+                and all(name in parameters and parameters[name] == wanted[name] for name in wanted)
+                and all(inputs.get(name) == roots[name].get("root", "") for name in roots)
+            )
+            return run.get("request", "") if current else self.session
+
+        return value
+
     def command(self, stage: str, *inputs: str) -> str:
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
 
@@ -70,6 +105,7 @@ class Rules(Plan):
             f"PYTHONPATH={{resources.home:q}}/src exec {{resources.python:q}} {{resources.home:q}}/scripts/{stage}.py"
         )
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
+        options += " --request {params.request:q}"
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
         return f"{fixed} {options} {machine}{given}"

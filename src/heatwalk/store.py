@@ -51,11 +51,18 @@ def create(folder: Path, stage: str, *, block_cells: int = BLOCK_CELLS) -> Draft
 
 
 def publish(
-    draft: Draft, *, parameters: dict, code: str, inputs: Mapping[str, str], files: Mapping[str, Path] | None = None
+    draft: Draft,
+    *,
+    parameters: dict,
+    code: str,
+    inputs: Mapping[str, str],
+    files: Mapping[str, Path] | None = None,
+    link: str = "",
 ) -> dict:
     """Make a draft the result: data and `objects.json` first, the manifest last, then the previous data goes.
 
-    files: link name -> finished file beside the Zarr data (atlas.h5ad, report.html). Returns the manifest.
+    files: link name -> finished file beside the Zarr data (atlas.h5ad, report.html). link: name of a link to the Zarr
+    data itself. Returns the manifest.
     A result without arrays (the report, which shows times) takes its root hash from its parameters and inputs.
     """
     folder, files = draft.folder, dict(files or {})
@@ -66,10 +73,8 @@ def publish(
     root = _root(objects) if has_data else _root({"inputs": _digest(inputs), "parameters": _digest(parameters)})
     folder.mkdir(parents=True, exist_ok=True)
     stem, links = _place(draft.path if has_data else None, files, folder, root, objects)
-    if has_data:
-        links[f"{draft.stage}.zarr"] = f"{stem}.zarr"
-    if not files:
-        links = {}
+    if link:
+        links[link] = f"{stem}.zarr"
     manifest = {
         "format": FORMAT,
         "stage": draft.stage,
@@ -99,7 +104,7 @@ def _place(data: Path | None, files: Mapping[str, Path], folder: Path, root: str
         target = folder / f"{stem}.zarr"
         if not any(path.exists() for path in (listing, target, *(folder / name for name in names.values()))):
             break
-        standing = _read_json(listing)
+        standing = read_json(listing)
         if standing == objects and not _differences(target if data else None, names, folder, objects):
             return stem, names
         number += 1
@@ -206,7 +211,7 @@ class Result(Mapping):
         import zarr
 
         self.folder = folder
-        self.manifest = _read_json(folder / "manifest.json")
+        self.manifest = read_json(folder / "manifest.json")
         self.root, self.stage = self.manifest["root"], self.manifest["stage"]
         self.path = folder / self.manifest["data"] if self.manifest["data"] else None
         self.group = zarr.open_group(self.path, mode="r", use_consolidated=False) if self.path else {}
@@ -229,7 +234,7 @@ class Result(Mapping):
     @property
     def run(self) -> dict:
         """Time, peak memory and host of the run that made it; empty when that was not kept."""
-        return _read_json(self.folder / "run.json") or {}
+        return read_json(self.folder / "run.json") or {}
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ class Result(Mapping):
 def verify(folder: Path) -> list[Problem]:
     """Everything that is wrong with one result: each object, the manifest itself, names missing or unknown."""
     folder = Path(folder)
-    manifest = _read_json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         return [Problem("HW-ST-001", f"{folder}", "manifest.json is missing or cannot be read", _REMEDY)]
     claimed = manifest.pop("sha256", None)
@@ -249,7 +254,7 @@ def verify(folder: Path) -> list[Problem]:
     if manifest["format"] != FORMAT:
         cause = f"it has format {manifest['format']}, this heatwalk reads format {FORMAT}"
         return [Problem("HW-ST-003", f"{folder}", cause, "use the heatwalk that wrote it, or delete it and run again")]
-    objects = _read_json(folder / f"{_stem(manifest)}.objects.json")
+    objects = read_json(folder / f"{_stem(manifest)}.objects.json")
     if objects is None or hashlib.sha256(_canonical(objects)).hexdigest() != manifest["objects"]:
         return [Problem("HW-ST-004", f"{folder}", "the list of objects is missing or was changed", _REMEDY)]
     if (folder / f"{_stem(manifest)}.objects.json").read_bytes() != _canonical(objects):
@@ -308,7 +313,8 @@ def results_under(path: Path) -> list[Path]:
     return sorted(folder for folder in found if ".work" not in folder.parts)
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
+    """The content of a JSON file, None when there is none or it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError):

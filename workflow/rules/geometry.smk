@@ -17,6 +17,7 @@ rule neighbors:
     params:
         options=heatwalk_rules.options("neighbors"),
         code=heatwalk_rules.code("neighbors"),
+        request=heatwalk_rules.request("neighbors"),
         block_cells=heatwalk_rules.block_cells,
         seed=heatwalk_rules.seed,
     shell:
@@ -43,6 +44,7 @@ rule affinity:
     params:
         options=heatwalk_rules.options("affinity"),
         code=heatwalk_rules.code("affinity"),
+        request=heatwalk_rules.request("affinity"),
         block_cells=heatwalk_rules.block_cells,
     shell:
         heatwalk_rules.command("affinity", "pca", "neighbors")
@@ -67,6 +69,7 @@ rule diffusion_map:
     params:
         options=heatwalk_rules.options("diffusion_map"),
         code=heatwalk_rules.code("diffusion_map"),
+        request=heatwalk_rules.request("diffusion_map"),
         block_cells=heatwalk_rules.block_cells,
         seed=heatwalk_rules.seed,
     shell:

@@ -18,6 +18,7 @@ rule cells:
     params:
         options=heatwalk_rules.options("cells"),
         code=heatwalk_rules.code("cells"),
+        request=heatwalk_rules.request("cells"),
         block_cells=heatwalk_rules.block_cells,
         seed=heatwalk_rules.seed,
         source=heatwalk_rules.source,
@@ -46,6 +47,7 @@ rule pca:
     params:
         options=heatwalk_rules.options("pca"),
         code=heatwalk_rules.code("pca"),
+        request=heatwalk_rules.request("pca"),
         block_cells=heatwalk_rules.block_cells,
     shell:
         heatwalk_rules.command("pca", "cells")

@@ -21,6 +21,7 @@ rule atlas:
     params:
         options=heatwalk_rules.options("atlas"),
         code=heatwalk_rules.code("atlas"),
+        request=heatwalk_rules.request("atlas"),
         block_cells=heatwalk_rules.block_cells,
     shell:
         heatwalk_rules.command(
@@ -52,6 +53,7 @@ rule report:
     params:
         options=heatwalk_rules.options("report"),
         code=heatwalk_rules.code("report"),
+        request=heatwalk_rules.request("report"),
         block_cells=heatwalk_rules.block_cells,
     shell:
         heatwalk_rules.command(

@@ -67,7 +67,7 @@ def _locate(name: str, base: Path, roots: Sequence[Path]) -> tuple[Path, Problem
             return real, Problem("HW-IN-003", f"source {name!r}", cause, remedy)
         if real.exists():
             return real, None
-        beside = [entry.name for entry in real.parent.iterdir()] if real.parent.is_dir() else []
+        beside = [entry.name for entry in real.parent.glob("[!.]*")] if real.parent.is_dir() else []
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, a null byte
         return Path(), Problem("HW-IN-002", f"source {name!r}", f"is no path ({error})", "correct the path")
     remedy = f"{suggestion(real.name, sorted(beside))}; paths are relative to {base}" if beside else "correct the path"
