@@ -77,7 +77,7 @@ def test_faiss_keeps_the_digits_of_small_distances():
     points = (tight_groups(3000, 50) - 500).astype(np.float32)
     index = faiss.IndexFlatL2(50)
     index.add(points)
-    with compute.faiss_threads(2):
+    with compute.faiss_differences():
         squares, nearest = index.search(points, 1)
     np.testing.assert_array_equal(nearest[:, 0], np.arange(6000))
     np.testing.assert_array_equal(squares, 0)

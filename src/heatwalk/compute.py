@@ -51,14 +51,25 @@ def one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """faiss on so many threads and without |x|^2 + |y|^2 - 2xy, which loses small distances; as before afterwards."""
+    """faiss, called from this thread, on so many threads; as before afterwards."""
     import faiss
 
-    before = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads or available_threads())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@contextmanager
+def faiss_differences() -> Iterator[None]:
+    """faiss without |x|^2 + |y|^2 - 2xy, which loses small distances; as before afterwards."""
+    import faiss
+
+    before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before[0])
-        faiss.cvar.distance_compute_blas_threshold = before[1]
+        faiss.cvar.distance_compute_blas_threshold = before
