@@ -7,7 +7,8 @@ from heatwalk.program import run
 
 def main(job):
     points, neighbors, draft = job.read("pca")["coordinates"], Neighbors(**job.read("neighbors")), job.create()
-    affinity(points, neighbors, **job.options, block_cells=job.block_cells, out=draft)
+    limits = {"threads": job.threads, "block_cells": job.block_cells, "scratch": draft.scratch}
+    affinity(points, neighbors, **job.options, **limits, out=draft)
     job.publish(draft)
 
 

@@ -254,7 +254,7 @@ def test_a_damaged_input_is_refused_by_the_next_stage(copy):
 
 def program(folder, stage, *arguments, **limits):
     """A stage program as its rule calls it, on the finished results in `folder`."""
-    inputs = {"neighbors": ["pca"], "pca": ["cells"]}[stage]
+    inputs = {"neighbors": ["pca"], "pca": ["cells"], "affinity": ["pca", "neighbors"]}[stage]
     given = [part for name in inputs for part in ("--input", f"{name}=results/toy/{name}/manifest.json")]
     command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), "--result", f"results/toy/{stage}", *given]
     command += ["--block-cells", "64", *arguments]
@@ -268,7 +268,8 @@ def test_a_second_writer_ends_with_3_and_names_the_holder(copy):
     assert f"process {os.getpid()} on" in done.stderr
 
 
-def test_a_full_disk_ends_with_4_and_the_old_result_stands(copy):
+@pytest.mark.parametrize(("stage", "options"), [("pca", '{"n_components": 9}'), ("affinity", '{"alpha": 0.5}')])
+def test_a_full_disk_ends_with_4_and_the_old_result_stands(copy, stage, options):
     import resource
 
     before = roots(copy)
@@ -277,7 +278,7 @@ def test_a_full_disk_ends_with_4_and_the_old_result_stands(copy):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
-    done = program(copy, "pca", "--options", '{"n_components": 9}', preexec_fn=limit)
+    done = program(copy, stage, "--options", options, preexec_fn=limit)
     assert done.returncode == 4, done.stderr
     assert "HW-RS-002" in done.stderr
     assert roots(copy) == before

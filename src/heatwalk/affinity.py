@@ -2,14 +2,18 @@
 
 from collections.abc import MutableMapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.csgraph
 
 from heatwalk import arrays, compute
 from heatwalk.errors import BadInput, Problem
+from heatwalk.exchange import Reversed, reverse
+from heatwalk.lists import scratch_array
+from heatwalk.progress import track
+
+_BAND_EDGES = 2**20  # directed edges of a band of rows
 
 
 class Affinity(NamedTuple):
@@ -30,7 +34,9 @@ def affinity(
     bandwidth: str | float = "adaptive",
     bandwidth_neighbor: int = 30,
     alpha: float = 1.0,
+    threads: int | None = None,
     block_cells: int = compute.BLOCK_CELLS,
+    scratch: Path | None = None,
     out: MutableMapping | None = None,
 ) -> Affinity:
     """Gaussian kernel on the union of both directions of a neighbour graph, normalised by density.
@@ -43,28 +49,30 @@ def affinity(
     `bandwidth_neighbor`-th neighbour (the last one where there are fewer).
     alpha in [0, 1]: 0 keeps the density in the limit operator, 1/2 gives the Fokker-Planck operator, 1 the
     Laplace-Beltrami operator. components: connected components over positive weights, 0 the largest.
+    The graph is made band by band of rows: each band takes its own edges and, from a regrouped copy in the folder
+    `scratch` (or memory), those that lead into it.
     Raises BadInput for an alpha or bandwidth out of bounds, or when no cell has a neighbour at a positive distance.
     Source: Coifman and Lafon, Diffusion maps (2006).
     """
     out = {} if out is None else out
-    indices, distances = np.asarray(neighbors.indices[:]), np.asarray(neighbors.distances[:], np.float64)
-    n_cells = len(indices)
+    n_cells = neighbors.indices.shape[0]
     _check(points, n_cells, bandwidth, bandwidth_neighbor, alpha)
-    sigma = _bandwidths(distances, bandwidth, bandwidth_neighbor)
-    indptr, columns, kernel = _kernel(indices, distances, sigma, block_cells)
-    density = np.add.reduceat(kernel, indptr[:-1])
+    ranges = compute.blocks(n_cells, block_cells)
+    sigma = _bandwidths(neighbors.distances, ranges, bandwidth, bandwidth_neighbor)
+    indptr, columns, kernel, density = _kernel(neighbors, sigma, block_cells, threads, scratch)
     scale = density**-alpha
     arrays.make(out, "indptr", indptr.shape, np.int64)[:] = indptr
     columns_out, weights_out = arrays.Appender(out, "indices", np.int32), arrays.Appender(out, "weights", np.float64)
-    components = _components(indptr, columns, kernel)
+    components = _components(indptr, columns, kernel, ranges)
     degrees = np.empty(n_cells)
-    for rows in compute.blocks(n_cells, block_cells):
+    for rows in track(ranges, "affinity: weights", len(ranges)):
         edges = slice(indptr[rows.start], indptr[rows.stop])
-        # In place: the kernel is not needed again. scale_x scale_y first, so that the matrix stays exactly symmetric.
-        kernel[edges] *= np.repeat(scale[rows], np.diff(indptr[rows.start : rows.stop + 1])) * scale[columns[edges]]
-        degrees[rows] = np.add.reduceat(kernel[edges], indptr[rows] - indptr[rows.start])
-        columns_out.append(columns[edges])
-        weights_out.append(kernel[edges])
+        # scale_x scale_y first, so that the matrix stays exactly symmetric.
+        both = np.repeat(scale[rows], np.diff(indptr[rows.start : rows.stop + 1])) * np.take(scale, columns[edges])
+        weights = kernel[edges] * both
+        degrees[rows] = np.add.reduceat(weights, indptr[rows] - indptr[rows.start])
+        columns_out.append(np.array(columns[edges]))
+        weights_out.append(weights)
     columns, weights = columns_out.close(), weights_out.close()
     vectors = {
         "degrees": degrees,
@@ -92,59 +100,90 @@ def _check(points, n_cells: int, bandwidth, bandwidth_neighbor: int, alpha: floa
         raise BadInput(Problem("HW-AF-004", "bandwidth_neighbor", cause, "set bandwidth_neighbor to 1 or more"))
 
 
-def _bandwidths(distances: np.ndarray, bandwidth: str | float, bandwidth_neighbor: int) -> np.ndarray:
+def _bandwidths(distances, ranges: list[slice], bandwidth: str | float, bandwidth_neighbor: int) -> np.ndarray:
     """sigma of every cell; among duplicates the nearest positive distance stands in for a distance of 0."""
+    n_cells, n_neighbors = distances.shape
     if bandwidth != "adaptive":
-        return np.full(len(distances), float(bandwidth))
-    sigma = distances[:, min(bandwidth_neighbor, distances.shape[1]) - 1] / 2
-    if (sigma > 0).all():
-        return sigma
-    nearest_positive = np.where(distances > 0, distances, np.inf).min(axis=1) / 2
-    sigma = np.where(sigma > 0, sigma, nearest_positive)
+        return np.full(n_cells, float(bandwidth))
+    sigma = np.empty(n_cells)
+    for rows in ranges:
+        block = np.asarray(distances[rows], np.float64)
+        local = block[:, min(bandwidth_neighbor, n_neighbors) - 1] / 2
+        nearest_positive = np.where(block > 0, block, np.inf).min(axis=1) / 2
+        sigma[rows] = np.where(local > 0, local, nearest_positive)
     if not np.isfinite(sigma).any():
-        cause = f"each of the {len(sigma)} cells coincides with all its {distances.shape[1]} neighbours"
+        cause = f"each of the {n_cells} cells coincides with all its {n_neighbors} neighbours"
         raise BadInput(Problem("HW-AF-005", "neighbors", cause, "remove duplicated cells or raise n_neighbors"))
     return np.where(np.isfinite(sigma), sigma, sigma[np.isfinite(sigma)].min())
 
 
-def _kernel(indices, distances, sigma, block_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CSR of k(x, y) on the union of x -> y, y -> x and the diagonal.
+def _kernel(neighbors, sigma: np.ndarray, block_cells: int, threads: int | None, scratch: Path | None):
+    """CSR of k(x, y) on the union of x -> y, y -> x and the diagonal; and its row sums."""
+    n_cells, n_neighbors = neighbors.indices.shape
+    bands = compute.blocks(n_cells, max(1, _BAND_EDGES // n_neighbors))
+    incoming = reverse(neighbors, bands, block_cells, scratch)
+    most = n_cells + 2 * n_cells * n_neighbors  # were no edge known from both ends
+    columns = scratch_array(scratch, "columns", (most,), np.int32)
+    kernel = scratch_array(scratch, "kernel", (most,), np.float64)
+    indptr, density = np.zeros(n_cells + 1, np.int64), np.empty(n_cells)
 
-    Every entry carries the number of a directed edge, the larger of x -> y and y -> x: the distance is looked up from
-    one place for both triangles, so the matrix is symmetric to the last bit, and distances of 0 survive as entries.
-    """
-    n_cells, n_neighbors = indices.shape
-    number = np.arange(1, indices.size + 1, dtype=np.int64)
-    pointers = np.arange(0, indices.size + 1, n_neighbors, dtype=np.int64)
-    directed = scipy.sparse.csr_array((number, indices.ravel(), pointers), shape=(n_cells, n_cells))
-    directed.sort_indices()
-    union = directed.maximum(directed.T.tocsr())
-    # A number past all edges marks the diagonal.
-    marks = (np.full(n_cells, indices.size + 1), np.arange(n_cells), np.arange(n_cells + 1))
-    union = union.maximum(scipy.sparse.csr_array(marks, shape=(n_cells, n_cells)))
-    union.sort_indices()
-    indptr, columns = union.indptr.astype(np.int64), union.indices.astype(np.int32)
-    lookup = distances.ravel()
-    kernel = np.empty(len(columns))
-    for rows in compute.blocks(n_cells, block_cells):
+    def union(band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _union(neighbors, incoming, bands[band], slice(*incoming.start[band : band + 2]), sigma)
+
+    made = compute.in_order(union, range(len(bands)), threads)
+    for rows, (lengths, column, values) in zip(bands, track(made, "affinity: kernel", len(bands)), strict=True):
+        indptr[rows.start + 1 : rows.stop + 1] = indptr[rows.start] + np.cumsum(lengths)
         edges = slice(indptr[rows.start], indptr[rows.stop])
-        edge = union.data[edges] - 1
-        diagonal = edge == indices.size
-        squared = np.where(diagonal, 0.0, lookup[np.where(diagonal, 0, edge)]) ** 2
-        row_sigma = np.repeat(sigma[rows], np.diff(indptr[rows.start : rows.stop + 1]))
-        kernel[edges] = np.exp(-squared / (2 * (row_sigma * sigma[columns[edges]])))
-    return indptr, columns, kernel
+        columns[edges], kernel[edges] = column, values
+        density[rows] = np.add.reduceat(values, indptr[rows] - indptr[rows.start])
+    return indptr, columns[: indptr[-1]], kernel[: indptr[-1]], density
 
 
-def _components(indptr: np.ndarray, columns: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Component of every cell over positive entries, numbered by size (ties by first cell)."""
+def _union(neighbors, incoming: Reversed, rows: slice, part: slice, sigma: np.ndarray):
+    """Row lengths, columns and kernel of a band of rows.
+
+    An edge known from both ends is kept once, with the smaller distance if they differ: both triangles see the same two
+    numbers, so the matrix is symmetric to the last bit.
+    """
+    own, n_cells = np.arange(rows.start, rows.stop), len(sigma)
+    n_neighbors = neighbors.indices.shape[1]
+    row = np.concatenate([np.repeat(own, n_neighbors), incoming.target[part], own])
+    column = np.concatenate([np.asarray(neighbors.indices[rows]).ravel(), incoming.source[part], own])
+    known = np.asarray(neighbors.distances[rows]).ravel(), incoming.distance[part], np.zeros(len(own))
+    distance = np.concatenate(known).astype(np.float64)
+    key = (row - rows.start).astype(np.int64) * n_cells + column
+    order = np.argsort(key)
+    key = key[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    distance = np.minimum.reduceat(distance[order], first)
+    local, column = np.divmod(key[first], n_cells)
+    kernel = np.exp(-(distance**2) / (2 * (sigma[rows][local] * np.take(sigma, column))))
+    return np.bincount(local, minlength=len(own)), column.astype(np.int32), kernel
+
+
+def _components(indptr: np.ndarray, columns: np.ndarray, kernel: np.ndarray, ranges: list[slice]) -> np.ndarray:
+    """Component of every cell over positive entries, numbered by size (ties by first cell).
+
+    Every cell points to a smaller one of its component; cells take over what their neighbours point to, and pointers
+    are shortened, until none changes: the graph is read a few times, in row blocks. Source: Zhang, Azad and Hu, FastSV
+    (2020).
+    """
     n_cells = len(indptr) - 1
-    graph = scipy.sparse.csr_array((kernel, columns, indptr), shape=(n_cells, n_cells))
-    if not kernel.all():
-        graph = graph.copy()
-        graph.eliminate_zeros()
-    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    order = np.argsort(-np.bincount(labels), kind="stable")
+    points_to = np.arange(n_cells, dtype=np.int32)
+    while True:
+        before, grand = points_to.copy(), points_to[points_to]
+        for rows in ranges:
+            edges = slice(indptr[rows.start], indptr[rows.stop])
+            seen = np.where(kernel[edges] > 0, np.take(grand, columns[edges]), n_cells)
+            least = np.minimum.reduceat(seen, indptr[rows] - indptr[rows.start]).astype(np.int32)
+            np.minimum.at(points_to, before[rows], least)
+            points_to[rows] = np.minimum(points_to[rows], least)
+        points_to = np.minimum(points_to, grand)
+        points_to = np.minimum(points_to, points_to[points_to])
+        if np.array_equal(points_to, before):
+            break
+    _, labels, sizes = np.unique(points_to, return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order))
     return rank[labels]

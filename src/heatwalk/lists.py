@@ -6,6 +6,7 @@
 No step holds all points: they are read in blocks, and kept by list in a scratch file.
 """
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,20 @@ class Lists(NamedTuple):
 
 
 def scratch_array(scratch: Path | None, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
-    """An array to fill: a file in the scratch folder, or memory where there is none."""
-    if scratch is None:
+    """An array to fill: a file in the scratch folder, or memory where there is none.
+
+    The file's space is taken at once: a disk that fills under a mapped file would kill the process without a word.
+    """
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if scratch is None or n_bytes == 0:
         return np.empty(shape, dtype)
-    return np.memmap(Path(scratch) / f"{name}.scratch", dtype=dtype, mode="w+", shape=shape)
+    path = Path(scratch) / f"{name}.scratch"
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        else:
+            file.truncate(n_bytes)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
 
 
 def scaled(points: np.ndarray, centre: np.ndarray, unit: float) -> np.ndarray:
