@@ -66,33 +66,37 @@ def test_same_content_over_a_damaged_store_gets_a_new_name(folder):
     assert second["data"] == f"{first['root']}-2.zarr"
     assert second["root"] == first["root"]
     assert store.verify(folder) == []
+    store.sweep(folder)
     assert not (folder / first["data"]).exists()
 
 
-def test_new_content_replaces_the_old_and_removes_it(folder):
+def test_new_content_replaces_the_old_which_is_swept_away_later(folder, tmp_path):
     first = publish(folder, 1)
     publish(folder, 2)
-    assert not (folder / first["data"]).exists()
+    # Snakemake may still put the first manifest back: until the run has ended its data stands.
+    assert (folder / first["data"]).exists()
     assert store.verify(folder) == []
+    store.sweep_all(tmp_path / "results")
+    assert not (folder / first["data"]).exists()
+    assert (store.read(folder)["indices"][:] == 2).all()
     assert not list(store.work_folder(folder).parent.glob("neighbors/*"))
 
 
-@pytest.mark.parametrize("broken", ["rename", "_replace"])
+@pytest.mark.parametrize("broken", ["rename", "replace_file"])
 def test_a_kill_before_the_manifest_leaves_the_old_result_whole(folder, monkeypatch, broken):
     publish(folder, 1)
-    real = os.rename if broken == "rename" else store._replace
+    real = os.rename if broken == "rename" else store.replace_file
 
     def killed(path, *rest):
         real(path, *rest)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "rename") if broken == "rename" else (store, "_replace")), killed)
+        patch.setattr(*((os, "rename") if broken == "rename" else (store, "replace_file")), killed)
         with pytest.raises(KeyboardInterrupt):
             publish(folder, 2)
-    # The new data lies beside it and is reported; the manifest still names the old, whole data.
-    problems = store.verify(folder)
-    assert all("not part of the result" in str(problem) for problem in problems)
+    # What was being made lies beside it; the manifest still names the old, whole data.
+    assert store.verify(folder) == []
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (store.Result(folder)["indices"][:] == 1).all()
     publish(folder, 2)
@@ -102,13 +106,41 @@ def test_a_kill_before_the_manifest_leaves_the_old_result_whole(folder, monkeypa
 
 def test_a_kill_between_manifest_and_clean_up_leaves_the_new_result(folder, monkeypatch):
     publish(folder, 1)
+    calls = []
+
+    def killed(*_):
+        calls.append("sweep" if not calls else "publish")
+        if calls[-1] == "publish":
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_remove_all_but", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(store, "_set_links", killed)
         with pytest.raises(KeyboardInterrupt):
             publish(folder, 2)
     assert (store.Result(folder)["indices"][:] == 2).all()
     publish(folder, 2)
     assert store.verify(folder) == []
+
+
+def test_a_manifest_that_was_put_back_finds_its_data_and_its_links(folder):
+    publish(folder, 1, files=["atlas.h5ad"])
+    first = (folder / "manifest.json").read_bytes()
+    publish(folder, 2, files=["atlas.h5ad"])
+    (folder / "manifest.json").write_bytes(first)
+    assert "points elsewhere" in str(store.verify(folder)[0])
+    store.sweep(folder)
+    assert store.verify(folder) == []
+    assert (store.read(folder)["indices"][:] == 1).all()
+    assert (folder / "atlas.h5ad").read_text() == "file 1"
+
+
+def test_copies_in_place_of_links_are_checked_too(folder, tmp_path):
+    publish(folder, files=["atlas.h5ad"])
+    copy = shutil.copytree(folder, tmp_path / "copy")  # follows links
+    assert not (copy / "atlas.h5ad").is_symlink()
+    assert store.verify(copy) == []
+    (copy / "atlas.h5ad").write_text("junk")
+    assert "atlas.h5ad (changed)" in str(store.verify(copy)[0])
 
 
 def test_files_beside_the_data_are_linked_and_verified(tmp_path):

@@ -132,6 +132,26 @@ def test_a_touched_source_reruns_nothing(copy):
     assert stages_to_run(copy) == set()
 
 
+def test_a_source_that_turned_bad_fails_in_every_run(copy):
+    with anndata_edit(copy / "config" / "toy.h5ad") as data:
+        data[0] = float("nan")
+    assert heatwalk(copy, "run", "--cores", "1").returncode == 2
+    assert heatwalk(copy, "run", "--cores", "1").returncode == 2
+    assert heatwalk(copy, "verify").returncode == 0
+
+
+def test_a_job_that_dies_after_it_published_leaves_the_old_result(copy, tmp_path):
+    before = roots(copy)
+    # Python reads sitecustomize at its start: here it makes a program end badly when everything is done.
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os._exit, 9)\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    done = program(copy, "pca", "--options", '{"n_components": 8}', env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 9
+    assert manifest(copy, "pca")["root"] != before["pca"]
+    data = copy / "results" / "toy" / "pca" / f"{before['pca']}.zarr"
+    assert data.exists()  # for the manifest that Snakemake puts back
+
+
 class anndata_edit:  # noqa: N801 - reads as a verb
     """The stored counts of an .h5ad, to change in place."""
 

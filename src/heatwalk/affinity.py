@@ -157,7 +157,11 @@ def _union(neighbors, incoming: Reversed, rows: slice, part: slice, sigma: np.nd
     first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
     distance = np.minimum.reduceat(distance[order], first)
     local, column = np.divmod(key[first], n_cells)
-    kernel = np.exp(-(distance**2) / (2 * (sigma[rows][local] * np.take(sigma, column))))
+    # Each factor by itself: a product of two sigmas may underflow.
+    kernel = np.exp((distance / sigma[rows][local]) * (distance / np.take(sigma, column)) / -2)
+    if not np.isfinite(kernel).all():
+        cause = f"{int((~np.isfinite(kernel)).sum())} kernel values of rows {rows.start} to {rows.stop} are not finite"
+        raise BadInput(Problem("HW-AF-006", "distances", cause, "rescale the representation, or compute it again"))
     return np.bincount(local, minlength=len(own)), column.astype(np.int32), kernel
 
 

@@ -109,8 +109,6 @@ def _write_embeddings(group, results, cells: Cells, t: float, scanpy_export: boo
         _dense(group["obsm"], key, values)
     use_rep = pca.manifest["parameters"]["use_rep"]
     key = use_rep or "X_pca"
-    if key in group["obsm"]:
-        del group["obsm"][key]  # an input's own X_pca is not the one this map was made from
     _dense(group["obsm"], key, pca["coordinates"])
     if "loadings" in pca:
         loadings = np.zeros((cells.selected.shape[0], pca["loadings"].shape[1]))
@@ -131,8 +129,6 @@ def _export_to_scanpy(group, diffusion) -> None:
         raise BadInput(Problem("HW-AT-002", "atlas: scanpy_export", cause, remedy))
     vectors = np.asarray(diffusion["eigenvectors"][:])
     basis = np.column_stack([np.ones(len(vectors)), vectors]) / np.sqrt(len(vectors))
-    if "X_diffmap" in group["obsm"]:
-        del group["obsm"]["X_diffmap"]
     _dense(group["obsm"], "X_diffmap", basis.astype(np.float32))
 
 
@@ -202,7 +198,9 @@ def _explanations(results, scanpy_export: bool) -> dict:
 
 
 def _dense(group, name: str, values) -> None:
-    """Copy a sliceable array, chunk by chunk."""
+    """Copy a sliceable array, chunk by chunk; one of that name that came with the input gives way."""
+    if name in group:
+        del group[name]
     chunk = getattr(values, "chunks", None) or (min(len(values), compute.BLOCK_CELLS) or 1, *values.shape[1:])
     array = _array(group, name, values.shape, values.dtype, tuple(max(length, 1) for length in chunk))
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import click
 from heatwalk import config as configuration
 from heatwalk import store
 from heatwalk.errors import BadInput, HeatwalkError, Locked, Problem
+from heatwalk.program import explain
 from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -33,9 +35,30 @@ def _workflow_options(command):
         multiple=True,
         help="Options that differ from config/config.yaml.",
     )
-    cores = click.option("--cores", default="all", show_default=True, help="Cores to use.")
+    cores = click.option(
+        "--cores", default="all", show_default=True, callback=_cores, help="Cores to use: a number or all."
+    )
+    folder = click.option(
+        "--directory",
+        type=click.Path(exists=True, file_okay=False),
+        callback=_enter,
+        expose_value=False,
+        is_eager=True,
+        help="Folder to work in.",
+    )
     extra = click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
-    return configfile(cores(extra(command)))
+    return folder(configfile(cores(extra(command))))
+
+
+def _cores(context, option, value: str) -> str:
+    if value != "all" and not (value.isdecimal() and int(value) > 0):
+        raise click.BadParameter("write a number from 1 on, or all")
+    return value
+
+
+def _enter(context, option, value: str | None) -> None:
+    if value:
+        os.chdir(value)
 
 
 @main.command(context_settings=_EVERYTHING)
@@ -104,18 +127,19 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
     try:
         configuration.Plan(_config(configfile), _top())
         _refuse_lock()
+        _refuse_folder()
+        started = time.time_ns()
+        code = subprocess.run([*_snakemake(configfile), "--cores", cores, *arguments], check=False).returncode
+        new = [failure for failure in failures() if failure["time_ns"] >= started]
+        if code and not new:
+            _refuse_lock()  # another run was a moment faster
     except HeatwalkError as error:
         return error
-    started = time.time_ns()
-    code = subprocess.run([*_snakemake(configfile), "--cores", cores, *arguments], check=False).returncode
-    if code == 0:
-        return 0
-    new = [failure for failure in failures() if failure["time_ns"] >= started]
-    return new[0]["exit_code"] if new else code
+    return new[0]["exit_code"] if code and new else code
 
 
 def _snakemake(configfile: tuple[Path, ...]) -> list[str]:
-    files = [str(path) for path in configfile]
+    files = [str(path) for path in configfile if configuration.load(path)]  # Snakemake refuses an empty one
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(_top() / "Snakefile")]
     return [*command, *(["--configfile", *files] if files else [])]
 
@@ -147,7 +171,8 @@ def _request(source: str, kind: str, layer: str, columns: str, configfile: tuple
         if source in plan.datasets:
             row = plan.datasets[source]
             chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
-            return {**chosen, "base": plan.base, "roots": plan.roots}
+            limits = {"memory": configuration.memory_bytes(plan.config["memory"])}
+            return {**chosen, **limits, "base": plan.base, "roots": plan.roots}
     parts = [part.partition("=")[2] or part for part in source.split(";")]
     roots = {Path(os.path.abspath(part)).parent for part in parts}
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
@@ -168,11 +193,21 @@ def _others() -> list[int]:
 
     mine, found = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}, []
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        line = " ".join(process.info["cmdline"] or ())
-        here = process.info["cwd"] == os.getcwd()
-        if here and process.pid not in mine and ("snakemake" in line or "--block-cells" in line):
+        line = process.info["cmdline"] or []
+        runs = "--block-cells" in line or any(Path(part).name == "snakemake" for part in line[:3])
+        if runs and process.info["cwd"] == os.getcwd() and process.pid not in mine:
             found.append(process.pid)
     return found
+
+
+def _refuse_folder() -> None:
+    """Say that nothing can be written here, before Snakemake fails over it."""
+    try:
+        Path("results", ".work").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path("results", ".work")):
+            pass
+    except OSError as error:
+        raise explain(error, Path("results")) from None
 
 
 def _refuse_lock() -> None:

@@ -4,6 +4,7 @@ import csv
 import difflib
 import hashlib
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -98,12 +99,12 @@ def complete(config: dict, defaults: dict) -> dict:
 
 def check(config: dict, schemas: Path, where: str = "config") -> list[Problem]:
     """Everything that the schema finds wrong with a complete configuration."""
-    problems = _violations(config, load(schemas / "config.schema.yaml"), where)
+    problems = _violations(config, load(schemas / "config.schema.yaml"), where) + _not_finite(config, where)
     for name, stages in (config.get("overrides") or {}).items() if not problems else ():
         for stage, options in stages.items():
             merged = {**config, "overrides": {}, stage: {**config[stage], **options}}
-            found = _violations(merged, load(schemas / "config.schema.yaml"), f"{where}: overrides: {name}")
-            problems += found
+            place = f"{where}: overrides: {name}"
+            problems += _violations(merged, load(schemas / "config.schema.yaml"), place) + _not_finite(options, place)
     return problems
 
 
@@ -116,7 +117,7 @@ def datasets(path: Path, schemas: Path) -> tuple[dict[str, Dataset], list[Proble
         return {}, [Problem("HW-CF-003", f"{path}", f"cannot be read ({error})", remedy)]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     schema, rows, problems = load(schemas / "datasets.schema.yaml"), {}, []
-    for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=1):
+    for number, row in enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
         where = f"{path}: row {number}"
         given = {key: value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
         if None in row:
@@ -130,6 +131,9 @@ def datasets(path: Path, schemas: Path) -> tuple[dict[str, Dataset], list[Proble
         problems += found
         if not found and given["name"] in rows:
             problems.append(Problem("HW-CF-005", where, f"the dataset {given['name']!r} stands twice", "rename one"))
+        elif not found and given.get("space", "euclidean") != "euclidean" and given["kind"] != "points":
+            cause = f"space {given['space']!r} is for kind points, the kind is {given['kind']!r}"
+            problems.append(Problem("HW-CF-010", where, cause, "leave space empty, or set kind to points"))
         elif not found:
             rows[given["name"]] = Dataset(**given)
     if not rows and not problems:
@@ -203,6 +207,15 @@ def fingerprint(paths: list[Path]) -> str:
     return digest.hexdigest()[:16] if files else ""
 
 
+def _not_finite(value, where: str) -> list[Problem]:
+    """Numbers that YAML can write and no option can mean: .inf and .nan pass the bounds of a schema."""
+    if isinstance(value, dict):
+        return [problem for key, item in value.items() for problem in _not_finite(item, f"{where}: {key}")]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Problem("HW-CF-002", where, f"{value} is no finite number", "write a number")]
+    return []
+
+
 def _violations(value: dict, schema: dict, where: str) -> list[Problem]:
     import jsonschema
 
@@ -216,6 +229,7 @@ def _violations(value: dict, schema: dict, where: str) -> list[Problem]:
                 hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(allowed))}"
                 problems.append(Problem("HW-CF-002", place, f"{key!r} is unknown", hint))
         else:
-            remedy = error.schema.get("description", "config/config.yaml says what every option takes")
+            known = "config/README.md and config/config.yaml say what each may be"
+            remedy = error.schema.get("description", known)
             problems.append(Problem("HW-CF-002", place, error.message, remedy))
     return problems

@@ -75,7 +75,7 @@ def neighbors(
 
 
 def _check(points, ranges: list[slice], n_neighbors: int, method: str) -> tuple[np.ndarray, float]:
-    """The mean of the points, and their largest coordinate about it; BadInput when they cannot be searched."""
+    """The mean of the points, and a bound on their coordinates about it; BadInput when they cannot be searched."""
     if method not in ("auto", "exact", "inverted_lists"):
         raise BadInput(Problem("HW-NB-004", "method", f"{method!r} is unknown", "use auto, exact or inverted_lists"))
     n_cells = points.shape[0]
@@ -99,7 +99,8 @@ def _check(points, ranges: list[slice], n_neighbors: int, method: str) -> tuple[
         cause = f"all {n_cells} points are the same"
         raise BadInput(Problem("HW-NB-005", "points", cause, "give a representation that tells cells apart"))
     centre = total / n_cells
-    return centre, float(max((high - centre).max(), (centre - low).max()))
+    largest = float(max((high - centre).max(), (centre - low).max()))
+    return centre, float(2.0 ** np.ceil(np.log2(largest)))  # a power of two: scaling by it rounds nothing
 
 
 def _by_lists(divided: Lists, probes: int, n_neighbors: int, threads, scratch) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +116,9 @@ def _by_lists(divided: Lists, probes: int, n_neighbors: int, threads, scratch) -
             if len(rows):
                 near = lists.candidates(divided, number, rows, probes, _width(n_neighbors, shape[0]))
                 here = slice(rows[0], rows[-1] + 1)
-                indices[here], distances[here] = _nearest(divided.points, rows, near, n_neighbors, divided.order)
+                indices[here], distances[here] = _nearest(
+                    divided.points, rows, near, n_neighbors, divided.unit, divided.order
+                )
 
     for _ in track(compute.in_order(search, groups, threads), "neighbors: searching", len(groups)):
         pass
@@ -136,7 +139,7 @@ def _probes(divided: Lists, n_neighbors: int, min_recall: float, seed: int, thre
     def distances(number: int) -> np.ndarray:
         rows = sample[home == number]
         near = lists.candidates(divided, number, rows, probes, _width(n_neighbors, n_cells))
-        return _nearest(divided.points, rows, near, n_neighbors, divided.order)[1]
+        return _nearest(divided.points, rows, near, n_neighbors, divided.unit, divided.order)[1]
 
     for probes in (*(steps for steps in _STEPS if steps < n_lists), n_lists):
         found = np.concatenate(list(compute.in_order(distances, np.unique(home), threads)))
@@ -175,7 +178,7 @@ def _everywhere(scaled: np.ndarray, points, unit: float, threads: int | None, la
                 here = left[part]
                 with compute.faiss_threads(threads), compute.faiss_differences():
                     squares, found = faiss.knn(scaled[rows[here]], scaled, width)
-                indices[here], distances[here] = _ranked(points, rows[here], found, n_neighbors, labels, threads)
+                indices[here], distances[here] = _ranked(points, rows[here], found, n_neighbors, unit, labels, threads)
                 farther = unit * (np.sqrt(squares[:, -1]) * (1 - relative) - absolute)
                 unsure.append(here[distances[here, -1] * (1 + relative) >= farther])
             left = np.concatenate(unsure) if width < n_cells else left[:0]
@@ -185,17 +188,19 @@ def _everywhere(scaled: np.ndarray, points, unit: float, threads: int | None, la
     return search
 
 
-def _ranked(points, rows, candidates, n_neighbors: int, labels, threads: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(
+    points, rows, candidates, n_neighbors: int, unit: float, labels, threads: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     """`_nearest`, on Dask's threads."""
 
     def rank(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        return _nearest(points, rows[part], candidates[part], n_neighbors, labels)
+        return _nearest(points, rows[part], candidates[part], n_neighbors, unit, labels)
 
     pieces = list(compute.in_order(rank, compute.blocks(len(rows), 1024), threads))
     return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
 
 
-def _nearest(points, rows, candidates, n_neighbors: int, labels=None) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(points, rows, candidates, n_neighbors: int, unit: float, labels=None) -> tuple[np.ndarray, np.ndarray]:
     """The nearest candidates of the given rows by distances recomputed from differences, ties by index.
 
     labels: the cell at every position, where rows and candidates are positions.
@@ -208,7 +213,8 @@ def _nearest(points, rows, candidates, n_neighbors: int, labels=None) -> tuple[n
         # `take` lets other threads run, indexing does not.
         difference = np.take(points, near, axis=0, mode="wrap")
         difference -= points[here]
-        distances = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
+        difference *= points.dtype.type(1 / unit)  # squares neither overflow nor underflow
+        distances = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference)) * points.dtype.type(unit)
         distances[(near == here) | (near < 0)] = np.inf  # itself, or lists that ran out
         names = near if labels is None else labels[near]
         order = np.lexsort((names, distances), axis=-1)[:, :n_neighbors]

@@ -43,7 +43,8 @@ class Job:
         self.block_cells, self.code = arguments.block_cells, arguments.code
         self.inputs: dict[str, Path] = dict(arguments.input)
         self.roots: dict[str, str] = {}
-        self.request, self.started = arguments.request, time.time()
+        self.kept = {"request": arguments.request, "fingerprint": arguments.fingerprint}
+        self.started = time.time()
 
     def read(self, stage: str) -> store.Result:
         """The verified result of an earlier stage; its root hash is recorded in what is published."""
@@ -65,10 +66,10 @@ def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
     _die_with_parent()
     arguments = _parser().parse_args()
-    notes = _log_to(arguments.log)
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
-    failure.unlink(missing_ok=True)
     try:
+        notes = _log_to(arguments.log)
+        failure.unlink(missing_ok=True)
         with store.lock(arguments.result), progress.shown():
             job = Job(arguments)
             progress.log.info("%s of %s: started on %d threads", job.stage, job.dataset, job.threads)
@@ -88,7 +89,13 @@ def run(main: Callable[[Job], None]) -> None:
 def explain(error: Exception, folder: Path) -> HeatwalkError:
     """A failure as heatwalk says it: one line with the cause, the number and what to type."""
     if isinstance(error, HeatwalkError):
-        return error
+        # Stages know options and arrays, not which dataset they work on.
+        named = ("HW-IN", "HW-ST", "HW-LK", "HW-RS", "HW-00")
+        problems = (
+            problem if problem.code.startswith(named) else problem._replace(where=f"{folder}: {problem.where}")
+            for problem in error.problems
+        )
+        return type(error)(*problems)
     if isinstance(error, MemoryError):
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         cause = f"memory ran out ({error or 'no details'}); {available / 2**30:.1f} GiB are available"
@@ -126,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--block-cells", type=int, required=True, help="rows of a block and of a Zarr chunk")
     parser.add_argument("--code", default="", help="hash of the code of the stage")
     parser.add_argument("--request", default="", help="what the run was started for, kept in run.json")
+    parser.add_argument("--fingerprint", default="", help="state of the source, kept in run.json")
     parser.add_argument("--log", type=Path, help="file for plain lines")
     return parser
 
@@ -173,12 +181,12 @@ def _record_run(job: Job, notes: list[str]) -> None:
         "host": platform.node(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
         "notes": notes,
-        "request": job.request,
+        **job.kept,
     }
-    path = job.folder / "run.json"
-    temporary = store.work_folder(job.folder).with_suffix(".run.json")
-    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        store.replace_file(job.folder / "run.json", json.dumps(record, indent=1).encode())
+    except OSError as error:  # the result is published; what is lost is its time and memory
+        progress.log.warning("run.json could not be written (%s)", error)
 
 
 def _version(name: str) -> str:
@@ -196,7 +204,7 @@ def _record_failure(path: Path, error: HeatwalkError) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
+        store.replace_file(path, json.dumps(content).encode())
     except OSError:  # a full or read-only disk: the line is on standard error already
         progress.log.debug("the failure could not be recorded in %s", path)
 

@@ -47,7 +47,9 @@ class Rules(Plan):
 
     def source_files(self, wildcards) -> list[str]:
         """Files and folders of a dataset's source, for Snakemake to wait for."""
-        paths, here = self._paths(wildcards), Path.cwd()
+        here = Path.cwd()
+        # Snakemake would take braces for wildcards; such a source is watched by its fingerprint alone.
+        paths = [path for path in self._paths(wildcards) if not {"{", "}"} & set(str(path))]
         if self.prefix:
             return [str(path) for path in paths]
         return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
@@ -62,9 +64,9 @@ class Rules(Plan):
         chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
         return json.dumps({**chosen, "space": row.space}, sort_keys=True)
 
-    def options(self, stage: str):
+    def options_of(self, stage: str):
         """Options of a stage as JSON: a changed option reruns exactly the stages that use it."""
-        return lambda wildcards: json.dumps(super(Rules, self).options(wildcards.dataset, stage), sort_keys=True)
+        return lambda wildcards: json.dumps(self.options(wildcards.dataset, stage), sort_keys=True)
 
     def code(self, stage: str) -> str:
         return code_hash(self.top / "scripts" / f"{stage}.py")
@@ -81,7 +83,7 @@ class Rules(Plan):
             # Of wildcards alone: Snakemake keeps no record of parameters that depend on outputs.
             folder = Path(self.prefix, "results", wildcards.dataset, stage)
             manifest, run = (store.read_json(folder / name) or {} for name in ("manifest.json", "run.json"))
-            wanted = {**json.loads(self.options(stage)(wildcards)), "block_cells": self.block_cells}
+            wanted = {**self.options(wildcards.dataset, stage), "block_cells": self.block_cells}
             wanted |= {"seed": self.seed} if stage in SEEDED else {}
             wanted |= json.loads(self.source(wildcards)) if stage == "cells" else {}
             parameters, inputs = manifest.get("parameters", {}), manifest.get("inputs", {})
@@ -91,6 +93,8 @@ class Rules(Plan):
                 and all(name in parameters and parameters[name] == wanted[name] for name in wanted)
                 and all(inputs.get(name) == roots[name].get("root", "") for name in roots)
             )
+            # A source that changed and then failed is no longer news to Snakemake either.
+            current = current and (stage != "cells" or run.get("fingerprint", "") == self.fingerprint(wildcards))
             return run.get("request", "") if current else self.session
 
         return value
@@ -105,7 +109,7 @@ class Rules(Plan):
             f"PYTHONPATH={{resources.home:q}}/src exec {{resources.python:q}} {{resources.home:q}}/scripts/{stage}.py"
         )
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
-        options += " --request {params.request:q}"
+        options += " --request={params.request:q}"
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
         return f"{fixed} {options} {machine}{given}"
@@ -146,13 +150,14 @@ class Rules(Plan):
             return []  # the program of the stage says why, with the exit code of bad input
 
 
-def say_why_it_failed(results: Path = Path("results")) -> None:
-    """Print what the failed stages said, one line each, after everything that Snakemake has to say."""
-    lines = [line for failure in failures(results) for line in failure["lines"]]
+def say_why_it_failed(session: str, results: Path = Path("results")) -> None:
+    """Print what the stages that failed in this run said, one line each, after everything that Snakemake has to say."""
+    new = [failure for failure in failures(results) if failure["time_ns"] >= int(session)]
+    lines = [line for failure in new for line in failure["lines"]]
     atexit.register(lambda: print(*lines, sep="\n", file=sys.stderr, flush=True) if lines else None)
 
 
 def failures(results: Path = Path("results")) -> list[dict]:
     """Explanations that failed stages left: exit_code, time_ns and lines, the earliest first."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob(".work/*/*.failure.json")]
-    return sorted(found, key=lambda failure: failure["time_ns"])
+    found = [store.read_json(path) for path in results.glob(".work/*/*.failure.json")]
+    return sorted(filter(None, found), key=lambda failure: failure["time_ns"])

@@ -85,7 +85,7 @@ def _representation(adata, use_rep: str) -> np.ndarray:
 
 def _graph(adata, key: str) -> Affinity:
     """The affinity that `neighbors` left; refused when the object was subset or reordered since."""
-    if key not in adata.uns or f"{key}_affinity" not in adata.obsp:
+    if "affinity" not in adata.uns.get(key, {}) or f"{key}_affinity" not in adata.obsp:
         remedy = "run heatwalk.scverse.neighbors(adata) first"
         raise BadInput(Problem("HW-SC-002", f"adata.uns[{key!r}]", "there is no heatwalk graph", remedy))
     weights = scipy.sparse.csr_array(adata.obsp[f"{key}_affinity"])

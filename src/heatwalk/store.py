@@ -11,14 +11,15 @@ The root hash is the SHA-256 of the sorted lines "key sha256" of all objects. Wh
 it names whole, or `verify` says what is not.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from heatwalk import schema
@@ -27,6 +28,8 @@ from heatwalk.draft import Draft
 from heatwalk.errors import BadInput, Locked, Problem, first_few
 
 FORMAT = 1
+# Names that publication gives: data under its hash, and a file on its way to its name.
+_LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?\.(zarr|objects\.json|h5ad|html)|\..+\.[0-9a-f]{32}")
 _REMEDY = "delete this folder and run the workflow again: it remakes exactly what is missing"
 
 
@@ -40,8 +43,9 @@ def work_folder(folder: Path) -> Path:
 
 
 def create(folder: Path, stage: str, *, block_cells: int = BLOCK_CELLS) -> Draft:
-    """A new, empty draft of a result; what an earlier, killed writer left is removed. Hold the `lock` while you do."""
+    """A new, empty draft of a result; what earlier writers left is removed. Hold the `lock` while you do."""
     work = work_folder(folder)
+    sweep(folder)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     return Draft(Path(folder), stage, work / f"{uuid.uuid4().hex}.zarr", block_cells)
@@ -59,7 +63,8 @@ def publish(
     files: Mapping[str, Path] | None = None,
     link: str = "",
 ) -> dict:
-    """Make a draft the result: data and `objects.json` first, the manifest last, then the previous data goes.
+    """Make a draft the result: data and `objects.json` first, the manifest last. The previous data stays for `sweep`:
+    should the job still fail, Snakemake puts the previous manifest back.
 
     files: link name -> finished file beside the Zarr data (atlas.h5ad, report.html). link: name of a link to the Zarr
     data itself. Returns the manifest.
@@ -87,10 +92,8 @@ def publish(
         "inputs": dict(inputs),
     }
     manifest["sha256"] = _digest(manifest)
-    _replace(folder / "manifest.json", _canonical(manifest))
-    for name, target in links.items():
-        _replace_link(folder / name, target)
-    _remove_all_but(folder, manifest)
+    replace_file(folder / "manifest.json", _canonical(manifest))
+    _set_links(folder, manifest)
     shutil.rmtree(draft.path.parent, ignore_errors=True)
     return manifest
 
@@ -113,15 +116,33 @@ def _place(data: Path | None, files: Mapping[str, Path], folder: Path, root: str
         os.rename(data, target)
     for name, path in files.items():
         os.rename(path, folder / names[name])
-    _replace(listing, _canonical(objects))
+    replace_file(listing, _canonical(objects))
     return stem, names
 
 
-def _remove_all_but(folder: Path, manifest: dict) -> None:
-    keep = {"manifest.json", "run.json", *_names(manifest)}
-    for path in folder.iterdir():
-        if path.name not in keep:
+def sweep(folder: Path) -> None:
+    """Remove the data that the manifest does not name, and point the links where it says. Hold the `lock`."""
+    folder, manifest = Path(folder), _intact_manifest(folder)
+    if manifest:
+        _set_links(folder, manifest)
+    keep = _names(manifest) if manifest else set()
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name) and path.name not in keep:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def sweep_all(results: Path) -> None:
+    """`sweep` every result that nobody is writing."""
+    for manifest in Path(results).glob("*/*/manifest.json"):
+        with contextlib.suppress(Locked, OSError), lock(manifest.parent):
+            sweep(manifest.parent)
+
+
+def _set_links(folder: Path, manifest: dict) -> None:
+    for name, target in manifest["links"].items():
+        link = folder / name
+        if not (link.is_symlink() and os.readlink(link) == target):
+            _replace_link(link, target)
 
 
 def _names(manifest: dict) -> set[str]:
@@ -163,7 +184,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with open(temporary, "wb") as file:
@@ -246,13 +267,10 @@ def verify(folder: Path) -> list[Problem]:
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         return [Problem("HW-ST-001", f"{folder}", "manifest.json is missing or cannot be read", _REMEDY)]
-    claimed = manifest.pop("sha256", None)
-    if claimed != _digest(manifest) or (folder / "manifest.json").read_bytes() != _canonical(
-        {**manifest, "sha256": claimed}
-    ):
+    if not _intact_manifest(folder):
         return [Problem("HW-ST-002", f"{folder}", "manifest.json was changed after it was written", _REMEDY)]
-    if manifest["format"] != FORMAT:
-        cause = f"it has format {manifest['format']}, this heatwalk reads format {FORMAT}"
+    if manifest.get("format") != FORMAT:
+        cause = f"it has format {manifest.get('format')}, this heatwalk reads format {FORMAT}"
         return [Problem("HW-ST-003", f"{folder}", cause, "use the heatwalk that wrote it, or delete it and run again")]
     objects = read_json(folder / f"{_stem(manifest)}.objects.json")
     if objects is None or hashlib.sha256(_canonical(objects)).hexdigest() != manifest["objects"]:
@@ -267,14 +285,21 @@ def _verify_objects(folder: Path, manifest: dict, objects: dict) -> list[Problem
     files = {name: target for name, target in manifest["links"].items() if target != manifest["data"]}
     bad = _differences(data, files, folder, objects)
     known = {"manifest.json", "run.json", *_names(manifest)}
-    bad += [f"{path.name} (not part of the result)" for path in folder.iterdir() if path.name not in known]
+    # What an interrupted run left beside the result is no damage; the next run sweeps it away.
+    strays = (path.name for path in folder.iterdir() if not _LEFTOVER.fullmatch(path.name))
+    bad += [f"{name} (not part of the result)" for name in strays if name not in known]
+    inside = {key: digest for key, digest in objects.items() if key not in files}
     for name, target in manifest["links"].items():
         link = folder / name
-        # A copy made by a tool that follows links has the data twice: as good as a link when it is the same.
-        if link.is_symlink() and os.readlink(link) != target:
-            bad.append(f"{name} (points elsewhere)")
-        elif not link.exists():
+        if not link.exists():
             bad.append(f"{name} (missing)")
+        elif link.is_symlink():
+            bad += [f"{name} (points elsewhere)"] if os.readlink(link) != target else []
+        # A copy made by a tool that follows links has the data twice: as good as a link when it is the same.
+        elif name in files:
+            bad += [f"{name} (changed)"] if not link.is_file() or _hash(link) != objects[name] else []
+        else:
+            bad += [f"{name}/{key}" for key in _differences(link, {}, folder, inside)]
     if not bad:
         return []
     cause = f"{len(bad)} of {len(objects)} objects are not what was written: {first_few(sorted(bad))}"
@@ -310,7 +335,18 @@ def results_under(path: Path) -> list[Path]:
     if (path / "manifest.json").exists() or any(path.glob("*.objects.json")):
         return [path]
     found = {manifest.parent for pattern in ("manifest.json", "*.objects.json") for manifest in path.rglob(pattern)}
-    return sorted(folder for folder in found if ".work" not in folder.parts)
+    return sorted(folder for folder in found if ".work" not in folder.relative_to(path).parts)
+
+
+def _intact_manifest(folder: Path) -> dict | None:
+    """The manifest without its own hash, if that hash is right and every byte is as it was written."""
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict):
+        return None
+    written = _canonical(manifest)
+    claimed = manifest.pop("sha256", None)
+    whole = claimed == _digest(manifest) and (folder / "manifest.json").read_bytes() == written
+    return manifest if whole and {"links", "data", "objects"} <= manifest.keys() else None
 
 
 def read_json(path: Path):
@@ -324,7 +360,7 @@ def read_json(path: Path):
 # ---- one writer at a time --------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the right to write one result, or raise Locked that names the holder; the kernel frees a dead one's lock."""
     import fcntl

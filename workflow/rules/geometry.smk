@@ -15,7 +15,7 @@ rule neighbors:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("neighbors"),
+        options=heatwalk_rules.options_of("neighbors"),
         code=heatwalk_rules.code("neighbors"),
         request=heatwalk_rules.request("neighbors"),
         block_cells=heatwalk_rules.block_cells,
@@ -42,7 +42,7 @@ rule affinity:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("affinity"),
+        options=heatwalk_rules.options_of("affinity"),
         code=heatwalk_rules.code("affinity"),
         request=heatwalk_rules.request("affinity"),
         block_cells=heatwalk_rules.block_cells,
@@ -67,7 +67,7 @@ rule diffusion_map:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("diffusion_map"),
+        options=heatwalk_rules.options_of("diffusion_map"),
         code=heatwalk_rules.code("diffusion_map"),
         request=heatwalk_rules.request("diffusion_map"),
         block_cells=heatwalk_rules.block_cells,

@@ -16,7 +16,7 @@ rule cells:
         python=heatwalk_rules.python,
         places=heatwalk_rules.places,
     params:
-        options=heatwalk_rules.options("cells"),
+        options=heatwalk_rules.options_of("cells"),
         code=heatwalk_rules.code("cells"),
         request=heatwalk_rules.request("cells"),
         block_cells=heatwalk_rules.block_cells,
@@ -25,7 +25,7 @@ rule cells:
         fingerprint=heatwalk_rules.fingerprint,
     shell:
         heatwalk_rules.command("cells")
-        + " --seed {params.seed} --source {params.source:q} {resources.places}"
+        + " --seed {params.seed} --source {params.source:q} --fingerprint={params.fingerprint:q} {resources.places}"
 
 
 rule pca:
@@ -45,7 +45,7 @@ rule pca:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("pca"),
+        options=heatwalk_rules.options_of("pca"),
         code=heatwalk_rules.code("pca"),
         request=heatwalk_rules.request("pca"),
         block_cells=heatwalk_rules.block_cells,

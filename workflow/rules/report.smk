@@ -19,7 +19,7 @@ rule atlas:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("atlas"),
+        options=heatwalk_rules.options_of("atlas"),
         code=heatwalk_rules.code("atlas"),
         request=heatwalk_rules.request("atlas"),
         block_cells=heatwalk_rules.block_cells,
@@ -51,7 +51,7 @@ rule report:
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
     params:
-        options=heatwalk_rules.options("report"),
+        options=heatwalk_rules.options_of("report"),
         code=heatwalk_rules.code("report"),
         request=heatwalk_rules.request("report"),
         block_cells=heatwalk_rules.block_cells,
