@@ -278,6 +278,11 @@ def never_written(file):
     file["X"].create_dataset("indices", size, "i4", chunks=(10,))
 
 
+def never_written_obsm(file):
+    del file["obsm/X_pca"]
+    file["obsm"].create_dataset("X_pca", (N_CELLS, 4), "f4", chunks=(10, 4))
+
+
 def absurd(file):
     del file["X"]
     file.create_dataset("X", (N_CELLS, 10**12), "f8", chunks=(1, 10**6))

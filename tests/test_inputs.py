@@ -31,6 +31,7 @@ from inputs_fixtures import (
     late_disorder,
     link_a_chunk,
     never_written,
+    never_written_obsm,
     npy_header,
     npz,
     npz_member,
@@ -240,6 +241,7 @@ def test_tables_without_names(tmp_path):
     pd.DataFrame([[7.0, 8.0]]).to_csv(tmp_path / "c.csv", index=False)  # header "0,1"
     with opened("c.csv", tmp_path, kind="points") as source:
         same_values(source, [[7, 8]])
+        assert source.notes[0].startswith("the first line (0, 1) was taken as column names")
     (tmp_path / "d.tsv").write_text("x\ty\tnone\n1\t2\t\n3\t4\t\n")
     with opened("d.tsv", tmp_path, kind="points") as source:
         same_values(source, [[1, 2], [3, 4]])
@@ -357,6 +359,36 @@ def test_a_missing_chunk_of_a_dense_matrix_is_noted(tmp_path):
     (store / "X" / "c" / "0" / "0").unlink()
     with opened(store, tmp_path) as source:
         assert source.notes[0].startswith("1 chunks of")
+        assert "the values of their cells read as zeros" in source.notes[0]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_columns_that_may_be_all_zeros_are_read_with_a_note(version, tmp_path):
+    adata = make.annotated()
+    adata.obs["same"] = pd.Categorical(["a"] * make.N_CELLS)
+    adata.obs["zero"], adata.obs["no"], adata.obs["gap"] = 0, False, pd.array([1] * make.N_CELLS, dtype="Int64")
+    store = make.write_zarr(tmp_path / "a.zarr", adata, version=version)
+    with opened(store, tmp_path) as source:
+        (note,) = source.notes
+        assert note.startswith("4 columns of ")
+        assert "(gap/mask, no, same/codes, zero): right if" in note
+        pd.testing.assert_frame_equal(source.obs[["same"]], adata.obs[["same"]], check_dtype=False)
+        assert not source.obs[["zero", "no"]].to_numpy().any()
+    unlink("obs/depth/0" if version == 2 else "obs/depth/c/0")(store)
+    with opened(store, tmp_path) as source:
+        assert "(depth, gap/mask, no, same/codes, zero)" in source.notes[0]
+
+
+def test_cells_sorted_by_type_leave_out_chunks_of_the_first_type_and_are_read(tmp_path):
+    store = make.write_zarr(tmp_path / "a.zarr", make.annotated())
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    attributes, values = dict(group["obs/cluster/codes"].attrs), np.sort(group["obs/cluster/codes"][:])
+    del group["obs/cluster/codes"]
+    group.create_array("obs/cluster/codes", data=values, chunks=(5,), fill_value=0, attributes=attributes)
+    assert not (store / "obs" / "cluster" / "codes" / "c" / "0").exists()
+    with opened(store, tmp_path) as source:
+        assert "cluster/codes" in source.notes[0]
+        assert (source.obs["cluster"].cat.codes.to_numpy() == values).all()
 
 
 def test_a_link_named_by_the_user_is_followed(tmp_path):
@@ -505,9 +537,20 @@ BAD = [
     ("HW-IN-010", "absurd npz", npz_member("X.npy", npy_header((9**9, 9))), POINTS, "declares .* but stores"),
     ("HW-IN-011", "csc", csc_of_many, {"memory": 10_000}, "is stored by gene .*tocsr"),
     ("HW-IN-011", "npz in F order", npz(X=np.asfortranarray(np.ones((99, 9)))), POINTS | {"memory": 999}, "ascontig"),
-    ("HW-IN-011", "obs", lambda f: make.write_h5ad(f / "a.h5ad").name, {"memory": 99}, "GiB"),
+    ("HW-IN-011", "obs", lambda f: make.write_h5ad(f / "a.h5ad").name, {"memory": 99}, "and 99 bytes may"),
+    ("HW-IN-011", "csc, said in bytes", csc_of_many, {"memory": 10_000}, r"takes 1\d,\d{3} bytes of 10,000 bytes"),
     ("HW-IN-012", "zarr indices", broken_zarr(unlink("X/indices/c/0")), {}, "1 chunks have no stored bytes"),
     ("HW-IN-012", "zarr 2 indptr", broken_zarr(unlink("X/indptr/0"), version=2), {}, "1 chunks have no stored bytes"),
+    ("HW-IN-012", "zarr codes", broken_zarr(unlink("obs/cluster/codes/c/0")), {}, "obs/cluster/codes: 1 chunks have"),
+    ("HW-IN-012", "zarr 2 codes", broken_zarr(unlink("obs/cluster/codes/0"), version=2), {}, "obs/cluster/codes: 1 c"),
+    ("HW-IN-012", "categories", broken_zarr(unlink("obs/cluster/categories/c/0")), {}, "obs/cluster/categories: 1 c"),
+    ("HW-IN-012", "zarr names", broken_zarr(unlink("obs/_index/c/0")), {}, "obs/_index: 1 chunks have no stored"),
+    ("HW-IN-012", "zarr 2 names", broken_zarr(unlink("var/_index/0"), version=2), {}, "var/_index: 1 chunks have no"),
+    ("HW-IN-012", "zarr obsm", broken_zarr(unlink("obsm/X_pca/c/0/0")), {}, "obsm/X_pca: 1 chunks have no stored"),
+    ("HW-IN-012", "zarr 2 obsm", broken_zarr(unlink("obsm/X_pca/0.0"), version=2), {}, "obsm/X_pca: 1 chunks have"),
+    ("HW-IN-012", "obsm asked for", broken_zarr(unlink("obsm/X_pca/c/0/0")), POINTS | {"layer": "obsm:X_pca"},
+     "obsm/X_pca: 1 chunks have"),
+    ("HW-IN-012", "HDF5 obsm", broken_h5ad(never_written_obsm), {}, "obsm/X_pca: .* chunks have no stored bytes"),
     ("HW-IN-012", "HDF5 indices", broken_h5ad(never_written), {}, "chunks have no stored bytes"),
     ("HW-IN-013", "layer", x_is(lambda x: x), {"layer": "double"}, "no layer 'double'; write doubled in `layer`"),
     ("HW-IN-013", "array", npz(a=np.ones((3, 2)), b=np.ones((3, 2))), POINTS, "write one of a, b in `layer`"),
@@ -572,6 +615,9 @@ BAD = [
     ("HW-IN-043", "broken", x_is(lambda x: x * 1.5), {}, "counts that are not whole numbers .*round estimated"),
     ("HW-IN-044", "logged", x_is(lambda x: x.log1p()), {}, "none above 5.*look logged already.*`kind: logged`"),
     ("HW-IN-045", "raw", x_is(lambda x: x), LOGGED, "look like raw counts.*`kind: counts`"),
+    ("HW-IN-045", "few raw", x_is(lambda x: x.minimum(3)), LOGGED, "all values are whole numbers, up to 3"),
+    ("HW-IN-048", "2^24", lambda f: make.write_h5ad(f / "a.h5ad", change_values((4, 0, 2**24 + 1))()).name,
+     {}, r"1 counts above 16,777,216 that float32 rounds in 1 of 53 cells \(cell4\)"),
     ("HW-IN-046", "large", lambda f: make.write_h5ad(f / "a.h5ad", change_values((0, 0, 1e39))()).name,
      {}, "1 values beyond float32"),
     ("HW-IN-047", "zeros", x_is(lambda x: x * 0), {}, "all values of 53 cells are 0"),
@@ -635,6 +681,11 @@ def test_resolve_finds_labels_and_paths(tmp_path):
     assert resolve("./c=d", base=tmp_path, roots=[tmp_path]) == [("", tmp_path / "c=d")]
     assert resolve("x=a b;y=c=d", base=tmp_path, roots=[tmp_path]) == [("x", tmp_path / "a b"), ("y", tmp_path / "c=d")]
     assert resolve(str(tmp_path / "a b"), base=Path("/"), roots=[tmp_path]) == [("", tmp_path / "a b")]
+    for name in ("u=a", "a b;c", "u=a b;v=c=d"):
+        (tmp_path / name).write_text("")
+        assert resolve(name, base=tmp_path, roots=[tmp_path]) == [("", tmp_path / name)]
+    with pytest.raises(BadInput, match="HW-IN-002"):
+        resolve("a b;d", base=tmp_path, roots=[tmp_path])
     (tmp_path / "out").symlink_to("/etc")
     with pytest.raises(BadInput, match="HW-IN-003"):
         resolve("out", base=tmp_path, roots=[tmp_path])
@@ -654,6 +705,40 @@ def test_the_check_of_values_counts_over_blocks():
     check.add(np.array([[1.5, -1.0], [0.0, 0.0]]))
     assert check.problems() == []
     assert [note.split(" cells")[0] for note in check.notes()] == ["1 negative values in 1", "1"]
+
+
+def test_whole_numbers_and_large_counts():
+    def said(kind, values):
+        check = ValueCheck(kind, [f"c{row}" for row in range(values.shape[0])], "here")
+        check.add(values)
+        return [problem.code for problem in check.problems()], check.notes()
+
+    assert said("logged", np.array([[0, 2], [1, 0]])) == (["HW-IN-045"], ())
+    assert said("logged", np.array([[0, 2.5], [1, 0]])) == ([], ())
+    codes, notes = said("logged", np.array([[0, 1.0], [1, 0]]))
+    assert codes == []
+    assert notes[0].startswith("all values are whole numbers, none above 1")
+    exact = np.array([[2**24], [2**24 + 2], [2**40]])
+    for dtype in (np.int64, np.uint64, np.float64, np.float32):
+        assert said("counts", exact.astype(dtype)) == ([], ())
+    for value in (2**24 + 1, 2**53 + 1, 2**63 - 1):
+        assert said("counts", np.array([[value]], np.int64))[0] == ["HW-IN-048"]
+        assert said("counts", scipy.sparse.csr_matrix(np.array([[value]], np.int64)))[0] == ["HW-IN-048"]
+        assert said("intensities", np.array([[value]], np.int64))[0] == []
+
+
+def test_names_with_a_mask_of_nothing_are_whole(tmp_path):
+    """anndata writes text that may be missing with a mask, whose chunks of false Zarr leaves out."""
+    adata = make.annotated()
+    adata.obs.index = pd.Index(pd.array(adata.obs_names, dtype="string"))
+    with make.anndata.settings.override(allow_write_nullable_strings=True):
+        store = make.write_zarr(tmp_path / "a.zarr", adata)
+    with opened(store, tmp_path) as source:
+        assert source.notes == ()
+        assert source.obs.index[3] == "cell3"
+    unlink("obs/_index/values/c/0")(store)
+    with pytest.raises(BadInput, match="HW-IN-012 .*obs/_index/values"):
+        opened(store, tmp_path)
 
 
 def test_formats_are_told_apart(tmp_path):

@@ -241,6 +241,52 @@ def test_few_components_nan_coordinates_no_columns_and_no_record(tmp_path, modes
     assert len(read.all("img")) == 1
 
 
+def with_spectra(made, **arrays):
+    old = made["diffusion_map"]
+    made["diffusion_map"] = with_record({name: old[name][...] for name in old} | arrays, **old.manifest["parameters"])
+    return made
+
+
+@pytest.mark.parametrize("bandwidth", ["adaptive", 0.1])
+def test_graph_without_links_is_said_with_what_to_change(tmp_path, bandwidth):
+    made = results(tmp_path, n_cells=30, pieces=(1,) * 29, removed=0)
+    none = np.full((30, 4), np.nan)
+    with_spectra(made, eigenvalues=none, residuals=none, converged=none == 0, spectrum=none, eigenvectors=none)
+    made["affinity"].manifest["parameters"]["bandwidth"] = bandwidth
+    done, _, read = page(tmp_path, made)
+    assert "pairs converged;" not in read.seen
+    assert "No eigenpair could be computed; recall 1.000; the graph is in 30 pieces." in read.seen
+    assert len(done.warnings) == 1
+    assert done.warnings[0].startswith("No eigenpair could be computed: every cell is a component of its own")
+    assert "n_neighbors" in done.warnings[0]
+    assert ("affinity: bandwidth or set it to adaptive" in done.warnings[0]) == (bandwidth != "adaptive")
+
+
+def test_pieces_smaller_than_the_number_of_components_get_advice_that_helps(tmp_path):
+    made = results(tmp_path, n_cells=6, pieces=(3,), removed=0)
+    found = {name: np.array(made["diffusion_map"][name]) for name in ("eigenvalues", "residuals", "eigenvectors")}
+    for values in found.values():
+        values[:, 2:] = np.nan
+    done, _, read = page(tmp_path, with_spectra(made, **found))
+    assert "All 4 pairs converged" in read.seen
+    assert any("The largest piece has 3 cells and so 2 components, not the 4" in each for each in done.warnings)
+    assert not any("verify" in each for each in done.warnings)
+
+
+def test_pairs_that_are_not_finite_are_not_a_matter_of_tolerance(tmp_path):
+    made = results(tmp_path)
+    residuals, converged = np.full(4, np.nan), np.zeros(4, bool)
+    done, _, _ = page(tmp_path, with_spectra(made, residuals=residuals, converged=converged))
+    assert "residual not finite" in done.warnings[0]
+    assert "tolerance" not in done.warnings[0]
+    none = np.full(4, np.nan)
+    vectors = np.full((300, 4), np.nan)
+    done, _, read = page(tmp_path, with_spectra(made, eigenvalues=none, spectrum=none, eigenvectors=vectors))
+    assert len(done.warnings) == 1
+    assert done.warnings[0].startswith("No eigenpair could be computed, though the largest piece of the graph has 300")
+    assert "No eigenpair could be computed; recall" in read.seen
+
+
 def test_same_results_give_the_same_bytes_and_leave_random_state_alone(tmp_path):
     made = results(tmp_path)
     np.random.seed(1)

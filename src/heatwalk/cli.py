@@ -173,7 +173,7 @@ def _request(source: str, kind: str, layer: str, columns: str, configfile: tuple
             chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
             limits = {"memory": configuration.memory_bytes(plan.config["memory"])}
             return {**chosen, **limits, "base": plan.base, "roots": plan.roots}
-    parts = [part.partition("=")[2] or part for part in source.split(";")]
+    parts = [source] if path.exists() else [part.partition("=")[2] or part for part in source.split(";")]
     roots = {Path(os.path.abspath(part)).parent for part in parts}
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     installed = filter(None, [configuration.installed_data()])

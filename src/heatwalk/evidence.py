@@ -20,6 +20,10 @@ _TIME = re.compile(r"time|day|hour|hpf|week|month|year|stage|\bage|_age", re.I)
 LEVELS = 100  # a column with more says little about each of them
 _FIGURES = 6
 _REMOVED = 0.2  # share of the cells
+_WEIGHTS = (
+    "The weights of the graph may hold NaN: look at pca for values that are not finite, set affinity: bandwidth: "
+    "adaptive, then run affinity and diffusion_map again."
+)
 _NARROW = 0.005  # eigengap beside the distance from 1
 
 
@@ -159,7 +163,7 @@ def concerns(results, spectra: Spectra, components, cells: dict, representation:
     found = [
         *_about_search(results),
         *_about_pairs(results, spectra),
-        *_about_graph(components, map_),
+        *_about_graph(results, spectra, components, map_),
         *_about_columns(representation),
     ]
     if cells["share"] > _REMOVED:
@@ -193,11 +197,12 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
     missed = kept & ~spectra.converged
     if missed.any():
         places = [f"{mode + 1}" for mode in np.flatnonzero(missed.any(axis=0))]
-        worst = number(float(np.nanmax(spectra.residuals[missed])))
+        residuals = spectra.residuals[missed]
         first = int(np.flatnonzero(missed.any(axis=0))[0])
-        remedy = (
-            f"Do not read those components. Set diffusion_map: n_components: {max(first, 1)}, or a larger tolerance."
-        )
+        worst, fewer = number(float(residuals.max())), f"diffusion_map: n_components: {first}, or " if first else ""
+        remedy = f"Do not read those components. Set {fewer}{'' if first else 'diffusion_map: '}a larger tolerance."
+        if not np.isfinite(residuals).all():  # no tolerance is larger than that
+            worst, remedy = "not finite", f"Do not read those components. {_WEIGHTS}"
         text = (
             f"{missed.sum()} of {kept.sum()} pairs did not converge (component {first_few(places)}; residual {worst})."
         )
@@ -210,17 +215,37 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
     return found
 
 
-def _about_graph(components: np.ndarray, map_: dict) -> list[Concern]:
+def _joining(results) -> str:
+    """How to get a graph in fewer and larger pieces."""
+    if results["affinity"].manifest["parameters"].get("bandwidth", "adaptive") == "adaptive":
+        return "Raise neighbors: n_neighbors, or affinity: bandwidth_neighbor,"
+    return "Raise affinity: bandwidth or set it to adaptive, or raise neighbors: n_neighbors,"
+
+
+def _about_graph(results, spectra: Spectra, components: np.ndarray, map_: dict) -> list[Concern]:
     sizes, found = np.bincount(components), []
+    joining, modes = _joining(results), spectra.eigenvalues.shape[1]
+    if not np.isfinite(spectra.eigenvalues).any():
+        if sizes[0] > 1:
+            text = f"No eigenpair could be computed, though the largest piece of the graph has {sizes[0]:,} cells."
+            return [Concern(text, _WEIGHTS)]
+        text = "No eigenpair could be computed: every cell is a component of its own, so there is no map."
+        return [Concern(text, f"{joining} until cells are linked; remove cells that lie far from all others.")]
     if len(sizes) > 1:
         outside = len(components) - sizes[0]
         text = f"The graph is in {len(sizes)} pieces; {outside:,} of {len(components):,} cells are outside the largest."
         remedy = (
-            "Coordinates of different pieces cannot be compared. Raise neighbors: n_neighbors to join them, "
+            f"Coordinates of different pieces cannot be compared. {joining} to join them, "
             "or take them as the separate populations they may be."
         )
         found.append(Concern(text, remedy))
-    if map_["missing"]:
+    if sizes[0] <= modes:
+        text = f"The largest piece has {sizes[0]:,} cells and so {sizes[0] - 1} components, not the {modes} asked for."
+        found.append(Concern(text, f"{joining} so that pieces join, or set diffusion_map: n_components lower."))
+    elif map_["missing"] and not np.isfinite(spectra.eigenvalues[0]).all():
+        text = f"{map_['missing']:,} cells of the largest piece have no coordinates and are not drawn."
+        found.append(Concern(text, _WEIGHTS))
+    elif map_["missing"]:
         text = f"{map_['missing']:,} cells of the largest piece have no coordinates and are not drawn."
         found.append(Concern(text, "Run heatwalk verify, then the stage diffusion_map again."))
     return found

@@ -78,6 +78,7 @@ def _header(results, spectra: Spectra, components: np.ndarray) -> dict:
     missed = int((kept & ~spectra.converged).sum())
     n_graph = int(components.max()) + 1
     pairs = f"All {kept.sum()} pairs converged" if not missed else f"{missed} of {kept.sum()} pairs did not converge"
+    pairs = pairs if kept.any() else "No eigenpair could be computed"
     graph = "the graph is connected" if n_graph == 1 else f"the graph is in {n_graph} pieces"
     return {
         "cells": len(components),

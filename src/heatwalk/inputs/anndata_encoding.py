@@ -23,6 +23,7 @@ from heatwalk.inputs.frames import read_frame
 from heatwalk.inputs.matrices import Sparse, open_sparse, read_dense
 from heatwalk.inputs.opened import ITEM_KINDS, Input, Request, check_shape, item_names, number_type
 from heatwalk.inputs.problems import bad, gathering, raise_all, suggestion
+from heatwalk.inputs.sizes import missing
 
 
 class Values(NamedTuple):
@@ -74,9 +75,10 @@ def open_anndata(root, storage, path: str, request: Request, resources: ExitStac
         raise bad("HW-IN-007", path, cause, "give a file that anndata or cellranger wrote")
     problems: list[Problem] = []
     obs = var = opened = values = None
-    obs_notes = var_notes = ()
+    obs_notes = var_notes = obs_gaps = var_gaps = ()
     with gathering(problems):
-        obs, obs_problems, obs_notes = names.cells(read_frame(root, "obs", storage, path), f"{path}:obs")
+        obs, obs_gaps = read_frame(root, "obs", storage, path)
+        obs, obs_problems, obs_notes = names.cells(obs, f"{path}:obs")
         problems += obs_problems
     with gathering(problems):
         values = find_values(root, path, request)
@@ -86,14 +88,14 @@ def open_anndata(root, storage, path: str, request: Request, resources: ExitStac
             opened = open_values(values.node, where, storage, request)
         with gathering(problems):
             if values.var is not None and (opened is None or len(opened.shape) == 2):
-                var = read_frame(root, values.var, storage, path)
+                var, var_gaps = read_frame(root, values.var, storage, path)
                 var, var_problems, var_notes = names.features(var, f"{path}:{values.var}")
                 problems += var_problems
         problems += _lengths(values, where, opened, obs, var)
     raise_all(problems)
     var = _unnamed(values.path, opened.shape[1:]) if var is None else var
     obsm, obsm_notes = open_obsm(root, len(obs), storage, path)
-    notes = (*opened.notes, *obs_notes, *var_notes, *obsm_notes)
+    notes = (*opened.notes, *obs_gaps, *obs_notes, *var_gaps, *var_notes, *obsm_notes)
     read, shape = opened.read, opened.shape[1:]
     return Input(where, var, obs, MappingProxyType(obsm), shape, opened.dtype, opened.sparse, notes, read, resources)
 
@@ -157,9 +159,14 @@ def open_values(node, where: str, storage, request: Request) -> Opened:
     if len(shape) == 1 and request.kind not in ITEM_KINDS:
         shape = (*shape, 1)  # one value per cell: anndata once wrote tables of one column so
     raise_all(check_shape(shape, request.kind, where))
-    missing = storage.missing_chunks(stored)
-    note = f"{missing:,} chunks of {where} have no bytes and read as the fill value: legal, but so does lost data"
-    return Opened(shape, dtype, False, lambda n_rows: read_dense(node, dtype, n_rows), (note,) if missing else ())
+    if request.layer.startswith("obsm:"):
+        raise_all(missing(storage, stored, where))
+    gaps = storage.missing_chunks(stored)
+    note = (
+        f"{gaps:,} chunks of {where} have no stored bytes: the values of their cells read as zeros. Right if these "
+        "were the values, else the source is not whole: copy it again"
+    )
+    return Opened(shape, dtype, False, lambda n_rows: read_dense(node, dtype, n_rows), (note,) if gaps else ())
 
 
 def sparse_parts(group, where: str) -> Sparse:
@@ -182,7 +189,7 @@ def sparse_parts(group, where: str) -> Sparse:
 
 def open_obsm(root, n_cells: int, storage, path: str) -> tuple[dict[str, object], list[str]]:
     """The numeric obsm arrays that can be read by rows; a note about the others."""
-    found, notes = {}, []
+    found, notes, gaps = {}, [], []
     for key in children(root, "obsm"):
         node = root["obsm"]
         if not is_group(node) and node.dtype.names:
@@ -197,5 +204,7 @@ def open_obsm(root, n_cells: int, storage, path: str) -> tuple[dict[str, object]
         elif problems := storage.check(checked, f"{path}:obsm/{key}"):
             notes.append(f"obsm {key!r} is left out: {problems[0].cause}")
         else:
+            gaps += missing(storage, checked, f"{path}:obsm/{key}")
             found[key] = array
+    raise_all(gaps)
     return found, notes

@@ -105,6 +105,9 @@ def _layout(path: Path) -> Layout:
     if fields[0] and not counted and all(_is_number(field) for field in fields if field):
         fields, skip = [f"column_{number}" for number in range(len(fields))], 0
         notes = ("the table has no header: its columns are called column_0, column_1, ...",)
+    if counted:
+        note = f"the first line ({first_few(fields, 3)}) was taken as column names; if it holds values, add names above"
+        notes = (note,)
     columns = [field or f"column_{number}" for number, field in enumerate(fields)]
     index = columns[0] if not fields[0] or fields[0].lower() in CELL_NAMES else ""
     twice = [name for name, count in Counter(columns).items() if count > 1]

@@ -10,6 +10,7 @@ import numpy as np
 from heatwalk.errors import Problem
 from heatwalk.inputs.opened import number_type, rebatch
 from heatwalk.inputs.problems import bad, raise_all
+from heatwalk.inputs.sizes import amount
 
 STRIP_BYTES = 2**28  # dense rows are read in whole chunks, as far as this allows
 
@@ -65,7 +66,7 @@ def open_sparse(parts: Sparse, where: str, storage, memory: int) -> tuple[np.dty
         raise bad(
             "HW-IN-011",
             where,
-            f"is stored by gene (CSC): turning it round takes {need / 2**30:.1f} of {memory / 2**30:.1f} GiB",
+            f"is stored by gene (CSC): turning it round takes {amount(need)} of {amount(memory)}",
             "convert it once where memory allows: adata.X = adata.X.tocsr(), then write; or give more memory",
         )
     return dtype, lambda n_rows: _read_csc(parts, pointers, dtype, where, n_rows)
@@ -100,7 +101,7 @@ def _pointers(parts: Sparse, where: str, memory: int) -> np.ndarray:
         cause = f"has {parts.indptr.shape[0]:,} entries, {major + 1:,} are needed"
         problems.append(Problem("HW-IN-021", f"{where}/indptr", cause, remedy))
     elif parts.indptr.shape[0] * 8 > memory:
-        cause = f"{parts.indptr.shape[0]:,} row pointers do not fit {memory / 2**30:.1f} GiB"
+        cause = f"{parts.indptr.shape[0]:,} row pointers do not fit {amount(memory)}"
         problems.append(Problem("HW-IN-011", f"{where}/indptr", cause, "give more memory"))
     raise_all(problems)
     pointers = np.asarray(parts.indptr[:]).astype(np.int64)

@@ -21,7 +21,7 @@ from heatwalk.inputs import names
 from heatwalk.inputs.matrices import read_dense
 from heatwalk.inputs.opened import Input, Request, check_shape, item_names, number_type
 from heatwalk.inputs.problems import bad, raise_all, reading, suggestion
-from heatwalk.inputs.sizes import check_memory, check_size
+from heatwalk.inputs.sizes import amount, check_memory, check_size
 
 SUFFIXES = (".npy", ".npz")
 CELL_NAMES = ("index", "cell", "barcode")
@@ -171,7 +171,7 @@ def _open_npz(path: Path, request: Request) -> Input:
     dtype = number_type(chosen.dtype, where)
     problems = check_shape(chosen.shape, request.kind, where)
     if chosen.fortran_order and chosen.nbytes > request.memory:
-        cause = f"lies in Fortran order, and takes {chosen.nbytes / 2**30:.1f} GiB at once"
+        cause = f"lies in Fortran order, and takes {amount(chosen.nbytes)} at once"
         remedy = "save it in rows: numpy.savez_compressed(file, X=numpy.ascontiguousarray(X)); or give more memory"
         problems.append(Problem("HW-IN-011", where, cause, remedy))
     raise_all(problems)

@@ -18,12 +18,13 @@ def resolve(source: str, *, base: Path, roots: Sequence[Path]) -> list[tuple[str
     """Label and path of every part of a source; the label of a single path is empty."""
     if not source.strip():
         raise BadInput(Problem("HW-IN-002", "source", "is empty", f"write a path, or {EXAMPLE}"))
-    labelled = ";" in source or re.match(rf"{LABEL.pattern}=", source.strip())
+    plain = _exists(source, base)  # a name may hold ; and = itself
+    labelled = not plain and (";" in source or re.match(rf"{LABEL.pattern}=", source.strip()))
     problems: list[Problem] = []
     parts: list[tuple[str, str]] = []
     for part in source.split(";") if labelled else [source]:
         label, found, name = part.partition("=") if labelled else ("", "=", part)
-        label, name = label.strip(), name.strip()
+        label, name = label.strip(), name if plain else name.strip()
         if labelled and not part.strip():
             continue  # a trailing semicolon
         if labelled and (not found or not LABEL.fullmatch(label) or not name):
@@ -46,6 +47,13 @@ def resolve(source: str, *, base: Path, roots: Sequence[Path]) -> list[tuple[str
             found_parts.append((label, path))
     raise_all(problems)
     return found_parts
+
+
+def _exists(source: str, base: Path) -> bool:
+    try:
+        return Path(base, source).exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _locate(name: str, base: Path, roots: Sequence[Path]) -> tuple[Path, Problem | None]:

@@ -54,6 +54,7 @@ CODES = {
     "HW-IN-045": "Logged values that look like raw counts.",
     "HW-IN-046": "Values too large for float32.",
     "HW-IN-047": "A matrix of zeros.",
+    "HW-IN-048": "Counts so large that float32 rounds them.",
 }
 
 # What the readers below us raise on damaged files; nothing that would hide an error of ours (NameError, ImportError).

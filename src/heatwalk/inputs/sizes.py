@@ -9,6 +9,30 @@ ALLOWANCE = 2**26  # bytes that an array may declare whatever is stored
 DIMENSIONS = 8
 
 
+def amount(length: float) -> str:
+    """Bytes as a person writes them.
+
+    >>> amount(99), amount(1_500_000), amount(4e9)
+    ('99 bytes', '1.5 MB', '4.0 GB')
+    """
+    if length < 1e5:
+        return f"{length:,.0f} bytes"
+    return f"{length / 1e6:.1f} MB" if length < 1e9 else f"{length / 1e9:.1f} GB"
+
+
+def missing(storage, array, where: str) -> list[Problem]:
+    """A problem when chunks of an array that cannot be all zeros have no bytes."""
+    count = storage.missing_chunks(array)
+    if not count:
+        return []
+    cause = f"{count:,} chunks have no stored bytes and would read as zeros or empty text"
+    remedy = (
+        "copy or export the source again, whole; if zeros are what it holds, write it again after "
+        "zarr.config.set({'array.write_empty_chunks': True})"
+    )
+    return [Problem("HW-IN-012", where, cause, remedy)]
+
+
 def check_size(
     shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, stored: int, where: str, memory: int
 ) -> list[Problem]:
@@ -22,7 +46,7 @@ def check_size(
         return [Problem("HW-IN-010", where, cause, remedy)]
     chunk = math.prod(chunks) * max(itemsize, 1) if chunks else 0
     if chunk > memory:
-        cause = f"has chunks of {chunk / 2**30:.1f} GiB, and {memory / 2**30:.1f} GiB may be held"
+        cause = f"has chunks of {amount(chunk)}, and {amount(memory)} may be held"
         return [Problem("HW-IN-011", where, cause, "write the array again with smaller chunks, or give more memory")]
     return []
 
@@ -31,5 +55,5 @@ def check_memory(declared: int, where: str, memory: int) -> list[Problem]:
     """A problem when something that is read whole does not fit."""
     if declared <= memory:
         return []
-    cause = f"takes {declared / 2**30:.1f} GiB at once, and {memory / 2**30:.1f} GiB may be held"
+    cause = f"takes {amount(declared)} at once, and {amount(memory)} may be held"
     return [Problem("HW-IN-011", where, cause, "give more memory, or write it as .h5ad, which is read in rows")]

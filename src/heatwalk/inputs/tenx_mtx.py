@@ -18,7 +18,7 @@ from heatwalk.errors import Problem, first_few
 from heatwalk.inputs import names
 from heatwalk.inputs.opened import Input, Request, check_shape, only_genes
 from heatwalk.inputs.problems import bad, raise_all, reading
-from heatwalk.inputs.sizes import ALLOWANCE, RATIO, check_memory
+from heatwalk.inputs.sizes import ALLOWANCE, RATIO, amount, check_memory
 
 PIECE = 2**20  # entries parsed at once
 ENTRY_BYTES = 3 * 24  # row, column and value while they are sorted
@@ -51,7 +51,7 @@ def open(path: Path, request: Request) -> Input:
         raise_all(problems)
         ordered = _starts_ordered(matrix, skip)
     if not ordered and count * ENTRY_BYTES > request.memory:
-        cause = f"{count:,} entries are not sorted by cell, and sorting takes {count * ENTRY_BYTES / 2**30:.1f} GiB"
+        cause = f"{count:,} entries are not sorted by cell, and sorting takes {amount(count * ENTRY_BYTES)}"
         raise bad("HW-IN-023", matrix, cause, "give more memory, or convert it once with scanpy.read_10x_mtx to .h5ad")
 
     def read(n_rows: int) -> Iterator:

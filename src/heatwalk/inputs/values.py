@@ -10,6 +10,7 @@ from heatwalk.errors import Problem
 
 FEW = 5
 LOGGED_BELOW = 30  # log1p of any count below 10^13 is less; raw counts of 10x data reach hundreds
+EXACT = 2**24  # float32, in which counts are kept, holds every whole number up to this one
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -29,6 +30,15 @@ class Fault:
         self.first += [first_row + int(row) for row in cells[: FEW - len(self.first)]]
 
 
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Which values above EXACT float32 cannot hold."""
+    large = (values > EXACT) & (values <= LARGEST)
+    rounded = np.zeros(values.shape, bool)
+    # longdouble holds whole numbers of 64 bits, which float64 does not
+    rounded[large] = values[large].astype(np.float32).astype(np.longdouble) != values[large].astype(np.longdouble)
+    return rounded
+
+
 class ValueCheck:
     """Add all blocks of a source in order, then ask for problems and notes.
 
@@ -38,7 +48,7 @@ class ValueCheck:
     def __init__(self, kind: str, cell_names: Sequence[str], where: str):
         self.kind, self.cell_names, self.where = kind, cell_names, where
         self.n_rows = 0
-        self.nan, self.infinite, self.large = Fault(), Fault(), Fault()
+        self.nan, self.infinite, self.large, self.rounded = Fault(), Fault(), Fault(), Fault()
         self.negative, self.broken, self.empty = Fault(), Fault(), Fault()
         self.maximum = -np.inf
         self.all_whole = True
@@ -86,6 +96,10 @@ class ValueCheck:
                 self.large.add(rows(large), self.n_rows)
         if self.kind not in ("counts", "logged"):
             return
+        if self.kind == "counts" and float(good.max()) > EXACT:
+            rounded = _rounded(good)
+            if rounded.any():
+                self.rounded.add(rows(rounded), self.n_rows)
         if values.dtype.kind != "u" and float(good.min()) < 0:
             self.negative.add(rows(good < 0), self.n_rows)
         if floating:
@@ -119,15 +133,17 @@ class ValueCheck:
             found.append(Problem("HW-IN-047", self.where, cause, remedy))
         elif self.kind == "counts":
             found += self._count_problems()
-        elif self.kind == "logged" and self.all_whole and self.maximum > LOGGED_BELOW:
+        elif self.kind == "logged" and self.all_whole and self.maximum > 1:
             cause = f"all values are whole numbers, up to {self.maximum:g}: these look like raw counts"
             remedy = "set `kind: counts`, or name the logged layer in `layer`"
             found.append(Problem("HW-IN-045", self.where, cause, remedy))
         return found
 
     def _count_problems(self) -> list[Problem]:
+        remedy = "look at how they were made: a cell has fewer counts; values of other kinds are `kind: intensities`"
+        found = self._problem("HW-IN-048", self.rounded, f"counts above {EXACT:,} that float32 rounds", remedy)
         remedy = "these look scaled: name the layer of raw counts in `layer` (often raw or counts)"
-        found = self._problem("HW-IN-042", self.negative, "negative counts", remedy)
+        found += self._problem("HW-IN-042", self.negative, "negative counts", remedy)
         if self.maximum < LOGGED_BELOW and not self.negative.values:
             what = f"counts that are not whole numbers, and none above {self.maximum:.3g}: these look logged already,"
             remedy = "set `kind: logged`, or name the layer of raw counts in `layer` (often raw or counts)"
@@ -143,6 +159,8 @@ class ValueCheck:
                 f"{self.negative.values:,} negative values in {self.negative.cells:,} cells: "
                 "logged values have none, these may have been scaled (often `layer: raw` holds the logged ones)"
             )
+        if self.kind == "logged" and self.all_whole and self.any_nonzero and self.maximum <= 1:
+            notes.append("all values are whole numbers, none above 1: logged values of counts are hardly ever so")
         if self.kind in ("counts", "logged") and self.empty.cells and self.any_nonzero:
             notes.append(f"{self.empty.cells:,} cells have no value above zero ({self._names(self.empty)})")
         return tuple(notes)
