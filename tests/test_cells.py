@@ -468,3 +468,14 @@ def test_a_file_reads_like_memory(tmp_path):
     one, other = from_file(tmp_path, counts(), block_cells=16), made()
     np.testing.assert_array_equal(stored(one), stored(other))
     np.testing.assert_array_equal(one.selected, other.selected)
+
+
+def test_a_column_of_the_input_that_is_replaced_is_said_and_others_survive(caplog):
+    matrix = counts()
+    given = {"total_counts": 7.0, "_row": np.arange(matrix.shape[0])}
+    obs = pd.DataFrame(given, index=[f"cell{n}" for n in range(matrix.shape[0])])
+    with caplog.at_level("WARNING", logger="heatwalk"):
+        found = hw.cells(source(matrix, obs=obs), "counts")
+    assert "the obs column 'total_counts' of the input is replaced" in caplog.text
+    np.testing.assert_allclose(found.obs["total_counts"], np.asarray(matrix.sum(axis=1)).ravel())
+    assert found.obs["_row"].tolist() == list(range(matrix.shape[0]))

@@ -11,6 +11,7 @@ import sys
 import time
 
 import anndata
+import numpy as np
 import pytest
 from workflow_runs import (
     OPTIONS,
@@ -92,6 +93,16 @@ def test_same_hashes_on_one_core_in_another_folder_and_locale(finished, tmp_path
     done = snakemake(folder, "--cores", "1", **surroundings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert roots(folder) == roots(finished)
+
+
+def test_another_block_size_gives_the_same_values_to_the_stated_tolerance(finished, tmp_path):
+    folder = prepare(tmp_path / "blocks", OPTIONS.replace("block_cells: 64", "block_cells: 100"))
+    done = snakemake(folder, "--cores", "2", "results/toy/diffusion_map/manifest.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, there = (store.read(path / "results" / "toy" / "diffusion_map") for path in (folder, finished))
+    np.testing.assert_allclose(here["eigenvalues"][:], there["eigenvalues"][:], rtol=1e-6)
+    np.testing.assert_allclose(here["eigenvectors"][:], there["eigenvectors"][:], atol=1e-3)
+    assert here.manifest["parameters"]["block_cells"] == 100
 
 
 AFTER = {stage: set(STAGES[STAGES.index(stage) :]) for stage in STAGES}

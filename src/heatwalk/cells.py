@@ -74,10 +74,10 @@ def cells(
     if kind in ("counts", "logged"):
         limits = (min_counts, max_counts, min_genes, max_mito_percent) if kind == "counts" else (0, 0, 0, 100.0)
         mitochondrial = _mitochondrial(source.features, mito_prefixes)
-        obs, removed = _sparse(source, kind, limits, mitochondrial, block_cells, out)
+        obs, rows, removed = _sparse(source, kind, limits, mitochondrial, block_cells, out)
     else:
-        obs, removed = _dense(source, kind, space, (transform, cofactor, units), block_cells, out)
-    _copy_obsm(source.obsm, obs.pop("_row").to_numpy(), block_cells, out)
+        obs, rows, removed = _dense(source, kind, space, (transform, cofactor, units), block_cells, out)
+    _copy_obsm(source.obsm, rows, block_cells, out)
     totals = obs["total_counts"].to_numpy(np.float64) if kind == "counts" else np.ones(len(obs))
     out["size_factors"] = _size_factors(totals, target_sum if kind == "counts" else "none")
     out["logarithm"] = np.bool_(logarithm)
@@ -119,7 +119,7 @@ def _logarithm(log1p: str | bool, kind: str, where: str) -> bool:
 
 
 def _sparse(source, kind: str, limits, mitochondrial: np.ndarray, block_cells: int, out: MutableMapping):
-    """Stream counts or logged values into CSR, without the cells that miss a threshold; obs, and what was removed."""
+    """Stream sparse values into CSR without the cells that miss a threshold; obs, the rows kept, and what was removed."""
     import pandas
 
     check = ValueCheck(kind, source.obs.index, source.where)
@@ -149,13 +149,13 @@ def _sparse(source, kind: str, limits, mitochondrial: np.ndarray, block_cells: i
     arrays.make(out, "indptr", indptr.shape, np.int64)[:] = indptr
     obs = source.obs.iloc[rows].copy()
     figures = pandas.concat(figures, ignore_index=True).set_index(obs.index)
-    obs[figures.columns if kind == "counts" else ["n_genes_by_counts"]] = (
-        figures if kind == "counts" else figures[["n_genes_by_counts"]]
-    )
-    obs["_row"] = rows
+    for name in figures.columns if kind == "counts" else ["n_genes_by_counts"]:
+        if name in obs:
+            _say([f"the obs column {name!r} of the input is replaced by what these counts give"])
+        obs[name] = figures[name]
     thresholds = [str(limit) for limit in (0, *limits)]
     reasons = pandas.DataFrame({"threshold": thresholds, "cells": removed[1:]}, index=list(_REASONS[1:]))
-    return obs, reasons
+    return obs, rows, reasons
 
 
 _REASONS = ("kept", "empty", "min_counts", "max_counts", "min_genes", "max_mito_percent")
@@ -228,9 +228,8 @@ def _dense(source, kind: str, space: str, options, block_cells: int, out: Mutabl
     if problems:
         raise BadInput(*problems)
     _say(check.notes())
-    obs = source.obs.copy()
-    obs["_row"] = np.arange(len(obs))
-    return obs, pandas.DataFrame({"threshold": pandas.Series(dtype=str), "cells": pandas.Series(dtype=np.int64)})
+    removed = pandas.DataFrame({"threshold": pandas.Series(dtype=str), "cells": pandas.Series(dtype=np.int64)})
+    return source.obs.copy(), np.arange(source.n_cells), removed
 
 
 def _embedded(values: np.ndarray, space: str, units: str, where: str) -> np.ndarray:
