@@ -119,7 +119,7 @@ def _logarithm(log1p: str | bool, kind: str, where: str) -> bool:
 
 
 def _sparse(source, kind: str, limits, mitochondrial: np.ndarray, block_cells: int, out: MutableMapping):
-    """Stream sparse values into CSR without the cells that miss a threshold; obs, the rows kept, and what was removed."""
+    """Stream sparse values into CSR without cells that miss a threshold; obs, the rows kept, and what was removed."""
     import pandas
 
     check = ValueCheck(kind, source.obs.index, source.where)
