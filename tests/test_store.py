@@ -134,6 +134,16 @@ def test_a_manifest_that_was_put_back_finds_its_data_and_its_links(folder):
     assert (folder / "atlas.h5ad").read_text() == "file 1"
 
 
+def test_a_damaged_manifest_costs_no_data(folder, tmp_path):
+    made = publish(folder)
+    whole = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_bytes(whole.replace(b'"format":1', b'"format":3'))
+    store.sweep_all(tmp_path / "results")
+    assert (folder / made["data"]).exists()
+    (folder / "manifest.json").write_bytes(whole)
+    assert store.verify(folder) == []
+
+
 def test_copies_in_place_of_links_are_checked_too(folder, tmp_path):
     publish(folder, files=["atlas.h5ad"])
     copy = shutil.copytree(folder, tmp_path / "copy")  # follows links

@@ -121,10 +121,15 @@ def _place(data: Path | None, files: Mapping[str, Path], folder: Path, root: str
 
 
 def sweep(folder: Path) -> None:
-    """Remove the data that the manifest does not name, and point the links where it says. Hold the `lock`."""
-    folder, manifest = Path(folder), _intact_manifest(folder)
+    """Remove the data that the manifest does not name, and point the links where it says. Hold the `lock`.
+
+    A damaged manifest names nothing that could be relied on: then nothing is removed.
+    """
+    folder, manifest = Path(folder), _intact_manifest(Path(folder))
     if manifest:
         _set_links(folder, manifest)
+    elif (folder / "manifest.json").exists():
+        return
     keep = _names(manifest) if manifest else set()
     for path in folder.glob("*") if folder.is_dir() else ():
         if _LEFTOVER.fullmatch(path.name) and path.name not in keep:
