@@ -132,7 +132,7 @@ def test_a_changed_option_reruns_exactly_what_depends_on_it(finished, tmp_path, 
 
 def test_a_changed_source_is_noticed_whatever_its_time_says(copy):
     source = copy / "config" / "toy.h5ad"
-    with anndata_edit(source) as data:
+    with stored_counts(source) as data:
         data[0] += 1
     os.utime(source, (1, 1))
     assert stages_to_run(copy) == set(STAGES)
@@ -144,7 +144,7 @@ def test_a_touched_source_reruns_nothing(copy):
 
 
 def test_a_source_that_turned_bad_fails_in_every_run(copy):
-    with anndata_edit(copy / "config" / "toy.h5ad") as data:
+    with stored_counts(copy / "config" / "toy.h5ad") as data:
         data[0] = float("nan")
     assert heatwalk(copy, "run", "--cores", "1").returncode == 2
     assert heatwalk(copy, "run", "--cores", "1").returncode == 2
@@ -163,19 +163,13 @@ def test_a_job_that_dies_after_it_published_leaves_the_old_result(copy, tmp_path
     assert data.exists()  # for the manifest that Snakemake puts back
 
 
-class anndata_edit:  # noqa: N801 - reads as a verb
+@contextlib.contextmanager
+def stored_counts(path):
     """The stored counts of an .h5ad, to change in place."""
+    import h5py
 
-    def __init__(self, path):
-        import h5py
-
-        self.file = h5py.File(path, "r+")
-
-    def __enter__(self):
-        return self.file["X"]["data"]
-
-    def __exit__(self, *_):
-        self.file.close()
+    with h5py.File(path, "r+") as file:
+        yield file["X"]["data"]
 
 
 def test_a_comment_reruns_nothing_and_a_line_reruns_its_users(finished, tmp_path):
@@ -231,7 +225,7 @@ def test_plain_snakemake_prints_the_line_of_the_stage_last(copy):
 
 def test_bad_values_end_with_2_and_publish_nothing(tmp_path):
     folder = prepare(tmp_path / "bad")
-    with anndata_edit(folder / "config" / "toy.h5ad") as data:
+    with stored_counts(folder / "config" / "toy.h5ad") as data:
         data[3], data[7] = float("nan"), -1
     done = heatwalk(folder, "run", "--cores", "1")
     assert done.returncode == 2
