@@ -5,10 +5,83 @@ thread, and the results are taken in block order.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from heatwalk.errors import OutOfResources, Problem
 
 BLOCK_CELLS = 8192  # rows of a block, and of a Zarr chunk, unless the config says otherwise
+
+
+class Workers:
+    """Who computes blocks: threads of this process, worker processes, or the workers of a Dask scheduler."""
+
+    def __init__(self, submitting: Callable, result: Callable, threads: int, folder: Path | None, here=None):
+        self._submitting, self._result, self.threads = submitting, result, threads
+        self.folder = folder  # where what they share is kept; None: in memory
+        self.here = here or self  # threads of this process
+
+    def in_order(self, function: Callable, items: Sequence) -> Iterator:
+        """`function(item)` of every item, in the order of the items; two items a worker are under way at a time.
+
+        items   0 1 2 3 4 5 6 7 8      under way [3 4 5 6]      yielded 0 1 2
+        """
+        with self._submitting(function) as submit:
+            under_way: deque = deque()
+            try:
+                for item in items:
+                    under_way.append(submit(item))
+                    if len(under_way) == 2 * self.threads:
+                        yield self._result(under_way.popleft())
+                while under_way:
+                    yield self._result(under_way.popleft())
+            finally:
+                for future in under_way:
+                    future.cancel()
+
+
+@contextmanager
+def workers(
+    scheduler: str = "threads", threads: int | None = None, scratch: Path | None = None, *, files: bool = False
+) -> Iterator[Workers]:
+    """Workers for the time of the block.
+
+    scheduler: "threads"; "processes", started here, as many as threads; or the address of a Dask scheduler whose
+    workers see the same files and the same heatwalk. scratch: folder for what they share; where there is none, memory
+    for threads, unless `files` are asked for, and a temporary folder otherwise.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(one_blas_thread())
+        if scratch is None and (files or scheduler != "threads"):
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="heatwalk-")))
+        here = stack.enter_context(_threads(threads or available_threads(), scratch))
+        if scheduler == "threads":
+            yield here
+        else:
+            from heatwalk import cluster
+
+            yield stack.enter_context(cluster.workers(scheduler, here))
+
+
+@contextmanager
+def _threads(threads: int, scratch: Path | None) -> Iterator[Workers]:
+    with ThreadPoolExecutor(threads) as executor:
+
+        @contextmanager
+        def submitting(function: Callable) -> Iterator[Callable]:
+            yield lambda item: executor.submit(function, item)
+
+        yield Workers(submitting, Future.result, threads, scratch)
+
+
+def in_order(function: Callable, items: Sequence, threads: int | None = None) -> Iterator:
+    """`function(item)` of every item, on threads, in the order of the items."""
+    with workers("threads", threads) as pool:
+        yield from pool.in_order(function, items)
 
 
 def available_threads() -> int:
@@ -25,24 +98,25 @@ def blocks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def in_order(function: Callable, items: Sequence, threads: int | None = None) -> Iterator:
-    """`function(item)` of every item, computed on Dask's threads a wave at a time, yielded in the order of the items.
+def check_device(device: str) -> None:
+    """Raise unless the device is "cpu", or "cuda" and torch sees one."""
+    if device == "cpu":
+        return
+    try:
+        import torch
 
-    items   0 1 2 3 | 4 5 6 7 | 8        a wave is two items a thread: what waits for its turn stays bounded
-    yields  0 1 2 3   4 5 6 7   8
-    """
-    import dask
-
-    threads = threads or available_threads()
-    task = dask.delayed(function, pure=False, traverse=False)
-    with one_blas_thread():
-        for wave in blocks(len(items), 2 * threads):
-            yield from dask.compute(*map(task, items[wave]), scheduler="threads", num_workers=threads)
+        there = device == "cuda" and torch.cuda.is_available()
+        cause = f"torch {torch.__version__} sees no {device!r} device"
+    except ImportError:
+        there, cause = False, "torch is not installed"
+    if not there:
+        remedy = "set compute: device: cpu, or install torch with CUDA (envs/neural.txt) where a GPU is"
+        raise OutOfResources(Problem("HW-CP-002", "compute: device", cause, remedy))
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread: parallel reductions differ in the last bits, and Dask's threads already fill the cores."""
+    """BLAS on one thread: parallel reductions differ in the last bits, and the workers already fill the cores."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):

@@ -1,0 +1,292 @@
+"""Worker processes and Dask schedulers, as `compute.workers` uses them.
+
+A function and all it needs is written once to a file of the scratch folder, and every task is the name of that file and
+an item: nothing that a task needs lives in a worker alone, so a worker that dies costs the items it had in hand.
+"""
+
+import asyncio
+import hashlib
+import importlib
+import itertools
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from heatwalk import compute
+from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem
+from heatwalk.progress import log
+
+_CONNECT_SECONDS = 15
+_ANSWER_SECONDS = 20
+_NO_WORKER_SECONDS = 35
+_CLOSE_SECONDS = 15
+_POLL_SECONDS = 3
+_LIBRARIES = ("numpy", "scipy", "faiss", "zarr")  # the bits of a result come from them too
+_TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
+
+
+@contextmanager
+def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
+    """Workers of a local cluster of processes, or of the scheduler at an address."""
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        # Of a name used once: a task that outlives a killed run must not find the files of the next run.
+        folder = stack.enter_context(TemporaryDirectory(prefix="tasks-", dir=here.folder, ignore_cleanup_errors=True))
+        folder = Path(folder).resolve()  # a worker may have started elsewhere
+        address = stack.enter_context(_local(here.threads)) if scheduler == "processes" else scheduler
+        client = stack.enter_context(_connected(address))
+        numbers = itertools.count()
+
+        @contextmanager
+        def submitting(function: Callable) -> Iterator[Callable]:
+            import cloudpickle
+
+            path = folder / f"{next(numbers)}.pickle"
+            path.write_bytes(cloudpickle.dumps(function, protocol=5))
+            try:
+                yield lambda item: _Task(client, path, item)
+            finally:
+                path.unlink(missing_ok=True)
+
+        yield compute.Workers(submitting, _Task.result, _wait_for_workers(client), folder, here)
+
+
+@contextmanager
+def _local(n_workers: int) -> Iterator[str]:
+    """The address of a cluster of processes on this machine, which listens to this machine alone."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
+    # No dashboard still is a web server, on port 8787 unless told otherwise.
+    web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
+    with _environment_kept():
+        try:
+            cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", **web, **options)
+        except RuntimeError as error:
+            remedy = "set compute: scheduler: threads, then type: heatwalk resume"
+            remedy += " (a script of your own needs: if __name__ == '__main__')"
+            raise _lost(f"{n_workers} worker processes could not be started ({error})", remedy) from None
+        try:
+            yield cluster.scheduler_address
+        finally:
+            with suppress(OSError):
+                cluster.close(timeout=_CLOSE_SECONDS)
+
+
+def dask_setup(worker) -> None:
+    """What a worker process of ours does at its start: leave Ctrl-C to the process that started it, and will end it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _connected(address: str):
+    """A client of the scheduler at an address."""
+    from distributed import Client
+
+    _check_it_answers(address)
+    client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    try:
+        yield client
+    finally:
+        with suppress(OSError):
+            client.close(timeout=_CLOSE_SECONDS)
+
+
+def _check_it_answers(address: str) -> None:
+    """Ask a scheduler who it is: a client would wait for ever where something listens and says nothing."""
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    async def ask() -> str:
+        async with rpc(address, connection_args=Security().get_connection_args("client")) as there:
+            return (await there.identity())["type"]
+
+    async def ask_in_time() -> str:
+        return await asyncio.wait_for(ask(), _CONNECT_SECONDS)
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # in a notebook this one is busy with a loop of its own
+            found = thread.submit(lambda: asyncio.run(ask_in_time())).result()
+    except Exception as error:
+        found = f"{error}" or f"nothing for {_CONNECT_SECONDS} seconds"
+    if found != "Scheduler":
+        cause = f"no Dask scheduler answers at {address} ({found})"
+        raise _lost(cause, "start it, or set compute: scheduler: threads; then type: heatwalk resume")
+
+
+class _Task:
+    """An item under way."""
+
+    def __init__(self, client, path: Path, item):
+        self._client = client
+        try:
+            self._future = client.submit(_calling(), str(path), _code(), item, pure=False)
+        except Exception:
+            if client.status != "running":
+                raise _scheduler_lost() from None
+            raise
+
+    def cancel(self) -> None:
+        self._future.release()  # unlike `cancel` of Dask, waits for nobody
+
+    def result(self):
+        """The result; an error when the scheduler, or every worker, is gone."""
+        seen = time.monotonic()
+        while True:
+            try:
+                return self._future.result(timeout=_POLL_SECONDS)
+            except Exception as error:
+                if isinstance(error, TimeoutError) and self._future.status != "error":
+                    seen = time.monotonic() if _n_threads(self._client) else seen
+                    if time.monotonic() - seen > _NO_WORKER_SECONDS:
+                        raise _no_workers() from None
+                    continue
+                explained = _explained(self._client, error)
+                if explained:
+                    raise explained from None
+                raise
+
+
+def _explained(client, error: Exception) -> HeatwalkError | None:
+    """What the end of a task means, None where it is the task's own error."""
+    from distributed import KilledWorker
+
+    if isinstance(error, CancelledError) or client.status != "running":
+        return _scheduler_lost()
+    if isinstance(error, KilledWorker):
+        cause = f"{error.allowed_failures + 1} workers died, one after the other, over the same block"
+        return _lost(cause, "give workers more memory, or lower block_cells; then type: heatwalk resume")
+    if isinstance(error, ImportError) and (error.name or "").startswith("heatwalk"):
+        return _other_code(f"a worker ({error})")
+    return None
+
+
+def _calling() -> Callable:
+    """`_call` for a worker that may have no heatwalk: found when it is called, not when the task is unpacked.
+
+    What cannot be unpacked ends the worker, and Dask sends it to the next one.
+    """
+
+    def call(*arguments):
+        from heatwalk.cluster import _call
+
+        return _call(*arguments)
+
+    return call
+
+
+def _call(path: str, code: str, item):
+    """What a worker does for a task."""
+    if _code() != code:
+        from distributed import get_worker
+
+        raise _other_code(f"the worker at {get_worker().address}")
+    _one_blas_thread()
+    return _function(path)(item)
+
+
+@lru_cache(maxsize=1)
+def _function(path: str) -> Callable:
+    import cloudpickle
+
+    return cloudpickle.loads(Path(path).read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _one_blas_thread() -> None:
+    """BLAS on one thread from now on: as `compute.one_blas_thread`, in a process where there is no afterwards."""
+    import faiss  # noqa: F401 - each has a BLAS of its own, which must be there to be limited
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Hash of heatwalk, and the versions of what computes for it: a result is published under the code that made it."""
+    versions = [(name, importlib.import_module(name).__version__) for name in _LIBRARIES]
+    digest = hashlib.sha256(repr(versions).encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _wait_for_workers(client) -> int:
+    """Threads of all workers, of which there is at least one."""
+    deadline = time.monotonic() + _NO_WORKER_SECONDS
+    while not (found := _n_threads(client)):
+        if time.monotonic() > deadline:
+            raise _no_workers()
+        time.sleep(0.2)
+    return found
+
+
+def _n_threads(client) -> int:
+    """Threads of all workers; a scheduler that does not say is lost."""
+    try:
+        return sum(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER_SECONDS).values())
+    except Exception:
+        raise _scheduler_lost() from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Dask says about lost workers goes to the log of the run: on the terminal it would bury what to type."""
+    import distributed  # noqa: F401 - makes the loggers
+
+    def to_our_log(record: logging.LogRecord) -> bool:
+        log.debug("%s: %s", record.name, record.getMessage())
+        return False
+
+    names = [name for name in list(logging.root.manager.loggerDict) if name.partition(".")[0] in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in names]
+    places = [*loggers, *(handler for logger in loggers for handler in logger.handlers)]
+    for place in places:
+        place.addFilter(to_our_log)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.removeFilter(to_our_log)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Dask sets variables of this process for those that it starts; they are as before afterwards."""
+    import dask
+
+    names = ("PYTHONHASHSEED", "__DASK_PARENT_PID", *dask.config.get("distributed.nanny.pre-spawn-environ"))
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def _other_code(who: str) -> BadInput:
+    cause = f"{who} runs another heatwalk than this one, or other versions of {', '.join(_LIBRARIES)}"
+    remedy = "install this one there, start it again, then type: heatwalk resume"
+    return BadInput(Problem("HW-CP-001", "compute: scheduler", cause, remedy))
+
+
+def _scheduler_lost() -> OutOfResources:
+    return _lost("the Dask scheduler was lost", "start it again, then type: heatwalk resume")
+
+
+def _no_workers() -> OutOfResources:
+    cause = f"the Dask scheduler has had no worker for {_NO_WORKER_SECONDS} seconds"
+    return _lost(cause, "start workers (dask worker ADDRESS), then type: heatwalk resume")
+
+
+def _lost(cause: str, remedy: str) -> OutOfResources:
+    return OutOfResources(Problem("HW-RS-005", "compute: scheduler", cause, remedy))
