@@ -7,8 +7,7 @@ from heatwalk.program import run
 
 def main(job):
     points, neighbors, draft = job.read("pca")["coordinates"], Neighbors(**job.read("neighbors")), job.create()
-    limits = {"threads": job.threads, "block_cells": job.block_cells, "scratch": draft.scratch}
-    affinity(points, neighbors, **job.options, **limits, out=draft)
+    affinity(points, neighbors, **job.options, **job.limits(draft), out=draft)
     job.publish(draft)
 
 

@@ -6,8 +6,7 @@ from heatwalk.program import run
 
 def main(job):
     points, draft = job.read("pca")["coordinates"], job.create()
-    limits = {"seed": job.seed, "threads": job.threads, "block_cells": job.block_cells, "scratch": draft.scratch}
-    neighbors(points, **job.options, **limits, out=draft)
+    neighbors(points, **job.options, **job.limits(draft), seed=job.seed, device=job.device, out=draft)
     job.publish(draft)
 
 

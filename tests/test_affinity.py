@@ -98,7 +98,7 @@ def test_types_are_those_of_the_schema():
     graph = made(cloud().astype(np.float32))
     types = {name: str(getattr(graph, name).dtype) for name in graph._fields}
     floats = dict.fromkeys(("weights", "degrees", "density", "bandwidths", "stationary"), "float64")
-    assert types == {"indptr": "int64", "indices": "int32", "components": "int32", **floats}
+    assert types == {"indptr": "int64", "indices": "int32", "components": "int32", "order": "int64", **floats}
 
 
 def test_adaptive_weights_do_not_depend_on_units():

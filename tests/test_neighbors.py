@@ -150,7 +150,7 @@ def test_a_higher_recall_searches_more_lists(hard):
     probes = [
         hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=recall).probes for recall in (0.3, 0.999)
     ]
-    assert probes[0] == 8
+    assert probes[0] < 8
     assert probes[1] > 8
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from heatwalk import arrays, compute
 from heatwalk.errors import BadInput, Problem
 from heatwalk.exchange import Reversed, reverse
-from heatwalk.lists import scratch_array
 from heatwalk.progress import track
+from heatwalk.scratch import array as scratch_array
+from heatwalk.scratch import remove
 
 _BAND_EDGES = 2**20  # directed edges of a band of rows
 
@@ -25,6 +26,7 @@ class Affinity(NamedTuple):
     bandwidths: Any  # (cell,) float64
     stationary: Any  # (cell,) float64
     components: Any  # (cell,) int32
+    order: Any  # (cell,) int64, cells by locality, as the neighbours have it
 
 
 def affinity(
@@ -35,6 +37,7 @@ def affinity(
     bandwidth_neighbor: int = 30,
     alpha: float = 1.0,
     threads: int | None = None,
+    scheduler: str = "threads",
     block_cells: int = compute.BLOCK_CELLS,
     scratch: Path | None = None,
     out: MutableMapping | None = None,
@@ -59,31 +62,23 @@ def affinity(
     _check(points, n_cells, bandwidth, bandwidth_neighbor, alpha)
     ranges = compute.blocks(n_cells, block_cells)
     sigma = _bandwidths(neighbors.distances, ranges, bandwidth, bandwidth_neighbor)
-    indptr, columns, kernel, density = _kernel(neighbors, sigma, block_cells, threads, scratch)
-    scale = density**-alpha
-    arrays.make(out, "indptr", indptr.shape, np.int64)[:] = indptr
-    columns_out, weights_out = arrays.Appender(out, "indices", np.int32), arrays.Appender(out, "weights", np.float64)
-    components = _components(indptr, columns, kernel, ranges)
-    degrees = np.empty(n_cells)
-    for rows in track(ranges, "affinity: weights", len(ranges)):
-        edges = slice(indptr[rows.start], indptr[rows.stop])
-        # scale_x scale_y first, so that the matrix stays exactly symmetric.
-        both = np.repeat(scale[rows], np.diff(indptr[rows.start : rows.stop + 1])) * np.take(scale, columns[edges])
-        weights = kernel[edges] * both
-        degrees[rows] = np.add.reduceat(weights, indptr[rows] - indptr[rows.start])
-        columns_out.append(np.array(columns[edges]))
-        weights_out.append(weights)
-    columns, weights = columns_out.close(), weights_out.close()
+    with compute.workers(scheduler, threads, scratch) as workers:
+        indptr, columns, kernel, density = _kernel(neighbors, sigma, block_cells, workers)
+        arrays.make(out, "indptr", indptr.shape, np.int64)[:] = indptr
+        components = _components(indptr, columns, kernel, ranges)
+        degrees = _weights(indptr, columns, kernel, density**-alpha, ranges, workers, out)
+    remove(columns, kernel)
     vectors = {
         "degrees": degrees,
         "density": density,
         "bandwidths": sigma,
         "stationary": degrees / degrees.sum(),
         "components": components,
+        "order": np.asarray(neighbors.order[:], np.int64),
     }
     for name, values in vectors.items():
         arrays.make(out, name, values.shape, values.dtype)[:] = values
-    return Affinity(out["indptr"], columns, weights, *(out[name] for name in vectors))
+    return Affinity(*(out[name] for name in ("indptr", "indices", "weights", *vectors)))
 
 
 def _check(points, n_cells: int, bandwidth, bandwidth_neighbor: int, alpha: float) -> None:
@@ -117,26 +112,48 @@ def _bandwidths(distances, ranges: list[slice], bandwidth: str | float, bandwidt
     return np.where(np.isfinite(sigma), sigma, sigma[np.isfinite(sigma)].min())
 
 
-def _kernel(neighbors, sigma: np.ndarray, block_cells: int, threads: int | None, scratch: Path | None):
+def _kernel(neighbors, sigma: np.ndarray, block_cells: int, workers):
     """CSR of k(x, y) on the union of x -> y, y -> x and the diagonal; and its row sums."""
     n_cells, n_neighbors = neighbors.indices.shape
     bands = compute.blocks(n_cells, max(1, _BAND_EDGES // n_neighbors))
-    incoming = reverse(neighbors, bands, block_cells, scratch)
+    incoming = reverse(neighbors, bands, block_cells, workers)
     most = n_cells + 2 * n_cells * n_neighbors  # were no edge known from both ends
-    columns = scratch_array(scratch, "columns", (most,), np.int32)
-    kernel = scratch_array(scratch, "kernel", (most,), np.float64)
+    columns = scratch_array(workers.folder, "columns", (most,), np.int32)
+    kernel = scratch_array(workers.folder, "kernel", (most,), np.float64)
     indptr, density = np.zeros(n_cells + 1, np.int64), np.empty(n_cells)
 
     def union(band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return _union(neighbors, incoming, bands[band], slice(*incoming.start[band : band + 2]), sigma)
 
-    made = compute.in_order(union, range(len(bands)), threads)
+    made = workers.in_order(union, range(len(bands)))
     for rows, (lengths, column, values) in zip(bands, track(made, "affinity: kernel", len(bands)), strict=True):
         indptr[rows.start + 1 : rows.stop + 1] = indptr[rows.start] + np.cumsum(lengths)
         edges = slice(indptr[rows.start], indptr[rows.stop])
         columns[edges], kernel[edges] = column, values
         density[rows] = np.add.reduceat(values, indptr[rows] - indptr[rows.start])
-    return indptr, columns[: indptr[-1]], kernel[: indptr[-1]], density
+    remove(incoming.target, incoming.source, incoming.distance)
+    return indptr, columns, kernel, density
+
+
+def _weights(indptr: np.ndarray, columns, kernel, scale: np.ndarray, ranges: list[slice], workers, out) -> np.ndarray:
+    """Write indices and weights = scale_x scale_y k(x, y), row range by row range; the row sums."""
+    columns_out, weights_out = arrays.Appender(out, "indices", np.int32), arrays.Appender(out, "weights", np.float64)
+
+    def weigh(rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        edges, start = slice(indptr[rows.start], indptr[rows.stop]), indptr[rows.start : rows.stop + 1]
+        column = np.array(columns[edges])
+        # scale_x scale_y first, so that the matrix stays exactly symmetric.
+        weights = kernel[edges] * (np.repeat(scale[rows], np.diff(start)) * np.take(scale, column))
+        return column, weights, np.add.reduceat(weights, start[:-1] - start[0])
+
+    degrees = np.empty(len(scale))
+    made = track(workers.in_order(weigh, ranges), "affinity: weights", len(ranges))
+    for rows, (column, weights, sums) in zip(ranges, made, strict=True):
+        degrees[rows] = sums
+        columns_out.append(column)
+        weights_out.append(weights)
+    columns_out.close(), weights_out.close()
+    return degrees
 
 
 def _union(neighbors, incoming: Reversed, rows: slice, part: slice, sigma: np.ndarray):

@@ -6,22 +6,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import arrays, compute, lists
+from heatwalk import arrays, compute, exact, lists
 from heatwalk.errors import BadInput, Problem
 from heatwalk.lists import Lists
 from heatwalk.progress import log, track
+from heatwalk.scratch import array as scratch_array
+from heatwalk.scratch import rearranged, remove
 
 _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an index
 _SAMPLE = 1000  # cells that the recall is measured on
-_GATHER_BYTES = 2**24  # candidate vectors held at a time by one thread
-_CANDIDATES = 2**22  # candidates held at a time
+_QUERIES_A_TASK = 512
 _LISTS_A_TASK = 8
-_STEPS = tuple(int(8 * 2 ** (step / 2)) for step in range(30))  # lists searched, if the recall before was too low
 
 
 class Neighbors(NamedTuple):
     indices: Any  # (cell, neighbor) int32
     distances: Any  # (cell, neighbor), floating type of the points
+    order: Any  # (cell,) int64, cells by locality
     recall: float
     probes: int
 
@@ -34,6 +35,8 @@ def neighbors(
     min_recall: float = 0.99,
     seed: int = 0,
     threads: int | None = None,
+    scheduler: str = "threads",
+    device: str = "cpu",
     block_cells: int = compute.BLOCK_CELLS,
     scratch: Path | None = None,
     out: MutableMapping | None = None,
@@ -44,34 +47,32 @@ def neighbors(
     again from differences: a duplicate is at exactly 0.
     method: "exact"; "inverted_lists" (k-means lists, of which the few nearest to a cell's own are searched; cells are
     read in blocks, and kept in files of the folder `scratch` if given); or "auto", exact up to 20,000 cells.
-    The recall is the share of the true neighbours found, measured on up to 1,000 seeded cells against exact search;
-    more lists are searched until it is at least `min_recall`.
+    device: "cuda" compares all pairs on the first GPU that torch sees (exact, "auto" then never uses lists).
+    The recall is the share of the true neighbours found, measured on up to 1,000 seeded cells against exact search; as
+    many lists are searched as it takes to be at least `min_recall`. order: the cells list by list, near lists together.
     Raises BadInput for non-finite points, fewer than two of them, or `n_neighbors` that they cannot give.
     Source: Johnson, Douze, Jegou, Billion-scale similarity search with GPUs (2017), for the search structure.
     """
     out = {} if out is None else out
+    compute.check_device(device)
     points = points if points.dtype in (np.float32, np.float64) else np.asarray(points[:], np.float64)
     ranges = compute.blocks(points.shape[0], block_cells)
     centre, unit = _check(points, ranges, n_neighbors, method)
-    n_cells = points.shape[0]
-    indices = arrays.make(out, "indices", (n_cells, n_neighbors), np.int32)
-    distances = arrays.make(out, "distances", (n_cells, n_neighbors), points.dtype)
-    recall, probes = 1.0, 0
-    if method == "exact" or (method == "auto" and n_cells <= _EXACT_UP_TO):
-        points = np.asarray(points[:])
-        search = _everywhere(lists.scaled(points, centre, unit), points, unit, threads)
-        for rows in track(ranges, "neighbors: searching", len(ranges)):
-            indices[rows], distances[rows] = search(np.arange(n_cells)[rows], n_neighbors)
-    else:
-        options = {"seed": seed, "threads": threads, "block_cells": block_cells, "scratch": scratch}
-        divided = lists.divide(points, centre, unit, **options)
-        probes, recall = _probes(divided, n_neighbors, min_recall, seed, threads)
-        found = _by_lists(divided, probes, n_neighbors, threads, scratch)
-        place = lists.positions(divided.order)
-        for rows in ranges:
-            indices[rows], distances[rows] = (array[place[rows]] for array in found)
+    shape = (points.shape[0], n_neighbors)
+    arrays.make(out, "indices", shape, np.int32)
+    arrays.make(out, "distances", shape, points.dtype)
+    with compute.workers(scheduler, threads, scratch) as workers:
+        if method == "exact" or (method == "auto" and (device != "cpu" or shape[0] <= _EXACT_UP_TO)):
+            order, recall, probes = np.arange(shape[0]), 1.0, 0
+            _exactly(points, centre, unit, n_neighbors, workers, block_cells, device, out)
+        else:
+            options = {"workers": workers, "block_cells": block_cells}
+            divided = lists.divide(points, centre, unit, seed=seed, **options)
+            order = divided.order
+            probes, recall = _in_lists(divided, n_neighbors, min_recall, seed, workers, block_cells, out)
+    arrays.make(out, "order", order.shape, np.int64)[:] = order
     out["recall"], out["probes"] = np.float64(recall), np.int64(probes)
-    return Neighbors(indices, distances, recall, probes)
+    return Neighbors(out["indices"], out["distances"], out["order"], recall, probes)
 
 
 def _check(points, ranges: list[slice], n_neighbors: int, method: str) -> tuple[np.ndarray, float]:
@@ -103,120 +104,111 @@ def _check(points, ranges: list[slice], n_neighbors: int, method: str) -> tuple[
     return centre, float(2.0 ** np.ceil(np.log2(largest)))  # a power of two: scaling by it rounds nothing
 
 
-def _by_lists(divided: Lists, probes: int, n_neighbors: int, threads, scratch) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours and distances of all cells, by position."""
-    shape = (len(divided.order), n_neighbors)
-    indices = lists.scratch_array(scratch, "indices", shape, np.int32)
-    distances = lists.scratch_array(scratch, "distances", shape, divided.points.dtype)
-    groups = compute.blocks(len(divided.centroids), _LISTS_A_TASK)
+def _exactly(
+    points, centre: np.ndarray, unit: float, n_neighbors: int, workers, block_cells: int, device: str, out
+) -> None:
+    """Exact search of all points, a few queries at a time against all blocks."""
+    n_cells = points.shape[0]
 
-    def search(group: slice) -> None:
-        for number in range(group.start, group.stop):
-            rows = np.arange(divided.start[number], divided.start[number + 1])
-            if len(rows):
-                near = lists.candidates(divided, number, rows, probes, _width(n_neighbors, shape[0]))
-                here = slice(rows[0], rows[-1] + 1)
-                indices[here], distances[here] = _nearest(
-                    divided.points, rows, near, n_neighbors, divided.unit, divided.order
-                )
+    def search(rows: slice) -> exact.Found:
+        queries = np.asarray(points[rows])
+        return exact.nearest(points, None, queries, np.arange(n_cells)[rows], n_neighbors, centre, unit, device)
 
-    for _ in track(compute.in_order(search, groups, threads), "neighbors: searching", len(groups)):
-        pass
-    return indices, distances
+    for rows in track(compute.blocks(n_cells, block_cells), "neighbors: searching", -(-n_cells // block_cells)):
+        parts = [slice(rows.start + part.start, rows.start + part.stop) for part in _parts(rows)]
+        found = list(workers.in_order(search, parts))
+        out["indices"][rows] = np.concatenate([part.names for part in found]).astype(np.int32)
+        out["distances"][rows] = np.concatenate([part.distances for part in found])
 
 
-def _probes(divided: Lists, n_neighbors: int, min_recall: float, seed: int, threads) -> tuple[int, float]:
-    """Fewest lists, by factors of sqrt 2 from 8, whose search of a sample reaches the recall; and the recall."""
+def _parts(rows: slice) -> list[slice]:
+    return compute.blocks(rows.stop - rows.start, _QUERIES_A_TASK)
+
+
+def _in_lists(
+    divided: Lists, n_neighbors: int, min_recall: float, seed: int, workers, block_cells: int, out
+) -> tuple[int, float]:
+    """Search by lists, as many as the recall on a sample asks for; the number of lists and the recall measured."""
     n_cells, n_lists = len(divided.order), len(divided.centroids)
     sample = np.sort(np.random.default_rng(seed).choice(n_cells, min(_SAMPLE, n_cells), replace=False))
-    whole = lists.scaled(divided.points, divided.centre, divided.unit)
-    radius = _everywhere(whole, divided.points, divided.unit, threads, divided.order)(sample, n_neighbors)[1][:, -1:]
-    del whole
-    # Neighbours as near as the last true one count: with ties, which of them is found is chance.
-    radius = radius * (1 + 4 * np.finfo(divided.points.dtype).eps)
-    home = np.searchsorted(divided.start, sample, side="right") - 1
+    truth = _truth(divided, sample, n_neighbors, workers)
+    probes = _enough(divided, sample, truth, min_recall)
+    shape = (n_cells, n_neighbors)
+    while True:
+        indices = scratch_array(workers.folder, "indices", shape, np.int32)
+        distances = scratch_array(workers.folder, "distances", shape, divided.points.dtype)
+        groups = compute.blocks(n_lists, _LISTS_A_TASK)
 
-    def distances(number: int) -> np.ndarray:
-        rows = sample[home == number]
-        near = lists.candidates(divided, number, rows, probes, _width(n_neighbors, n_cells))
-        return _nearest(divided.points, rows, near, n_neighbors, divided.unit, divided.order)[1]
+        def search(group: slice, probes=probes, indices=indices, distances=distances) -> None:
+            for number in range(group.start, group.stop):
+                rows = slice(divided.start[number], divided.start[number + 1])
+                if rows.start < rows.stop:
+                    found = _list(divided, number, rows, probes, n_neighbors)
+                    indices[rows], distances[rows] = found.names.astype(np.int32), found.distances
 
-    for probes in (*(steps for steps in _STEPS if steps < n_lists), n_lists):
-        found = np.concatenate(list(compute.in_order(distances, np.unique(home), threads)))
-        recall = float((found <= radius).mean())
-        if recall >= min_recall:
+        for _ in track(workers.in_order(search, groups), "neighbors: searching", len(groups)):
+            pass
+        # Neighbours as near as the last true one count: with ties, which of them is found is chance.
+        radius = truth.distances[:, -1:] * (1 + 4 * np.finfo(divided.points.dtype).eps)
+        there = np.concatenate([distances[row : row + 1] for row in sample])
+        recall = float((there <= radius).mean())
+        log.info("neighbors: recall %.4f with %d of %d lists", recall, probes, n_lists)
+        if recall >= min_recall or probes == n_lists:
             break
-        log.info("neighbors: recall %.4f with %d lists is under %.4f, searching harder", recall, probes, min_recall)
-    log.info("neighbors: recall %.4f with %d of %d lists", recall, probes, n_lists)
+        probes = min(n_lists, probes + max(1, probes // 3))
+    for name, source in (("indices", indices), ("distances", distances)):
+        # The place of a position is the cell that stands there.
+        for rows, values in rearranged(workers, source, divided.order, block_cells):
+            out[name][rows] = values
+    remove(indices, distances, divided.points)
     return probes, recall
 
 
-def _width(n_neighbors: int, n_cells: int) -> int:
-    """A few more than asked for: the cell itself is among them, and single precision may swap the last ones."""
-    return min(n_neighbors + 1 + max(2, n_neighbors // 10), n_cells)
+def _list(divided: Lists, number: int, rows: slice, probes: int, n_neighbors: int) -> exact.Found:
+    """Neighbours of the cells of one list within the lists nearest to it.
 
-
-def _everywhere(scaled: np.ndarray, points, unit: float, threads: int | None, labels: np.ndarray | None = None):
-    """A search among all points: rows, number of neighbours -> neighbours and distances, ties by index.
-
-    Where a point that single precision left out might still be as near as the last one found (ties, duplicates, tight
-    groups far apart), twice as many candidates are looked at.
+    Differences are taken about the list's centroid before the product |x|^2 + |y|^2 - 2xy, which therefore loses digits
+    of the list's own extent only. Small lists are joined by further ones until there are enough points.
     """
     import faiss
 
-    n_cells, dimension = points.shape
-    # Bounds on the error of a distance: rounded coordinates, of magnitude up to 1, and sums of `dimension` squares.
-    absolute, relative = 4 * 2**-24 * np.sqrt(dimension), (dimension + 4) * 2**-24
-
-    def search(rows: np.ndarray, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = np.empty((len(rows), n_neighbors), np.int32)
-        distances = np.empty((len(rows), n_neighbors), points.dtype)
-        left, width = np.arange(len(rows)), _width(n_neighbors, n_cells)
-        while len(left):
-            unsure = [left[:0]]
-            for part in compute.blocks(len(left), max(1, _CANDIDATES // width)):
-                here = left[part]
-                with compute.faiss_threads(threads), compute.faiss_differences():
-                    squares, found = faiss.knn(scaled[rows[here]], scaled, width)
-                indices[here], distances[here] = _ranked(points, rows[here], found, n_neighbors, unit, labels, threads)
-                farther = unit * (np.sqrt(squares[:, -1]) * (1 - relative) - absolute)
-                unsure.append(here[distances[here, -1] * (1 + relative) >= farther])
-            left = np.concatenate(unsure) if width < n_cells else left[:0]
-            width = min(2 * width, n_cells)
-        return indices, distances
-
-    return search
+    near = divided.near(number, probes, n_neighbors + 1)
+    parts = [slice(divided.start[other], divided.start[other + 1]) for other in near]
+    base = np.concatenate([divided.points[part] for part in parts])
+    labels = np.concatenate([divided.order[part] for part in parts])
+    queries, names = divided.points[rows], divided.order[rows]
+    centre = divided.centre + divided.centroids[number].astype(np.float64) * divided.unit
+    # A few more than asked for: the cell itself is among them, and single precision may swap the last ones.
+    width = min(n_neighbors + 1 + max(2, n_neighbors // 10), len(base))
+    with compute.faiss_threads(1):
+        around = (lists.scaled(some, centre, divided.unit) for some in (queries, base))
+        found = faiss.knn(*around, width)[1]
+    return exact.best(exact.ranked(base, labels, queries, names, found, divided.unit), n_neighbors)
 
 
-def _ranked(
-    points, rows, candidates, n_neighbors: int, unit: float, labels, threads: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`_nearest`, on Dask's threads."""
+def _truth(divided: Lists, sample: np.ndarray, n_neighbors: int, workers) -> exact.Found:
+    """True neighbours of the sampled positions."""
 
-    def rank(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        return _nearest(points, rows[part], candidates[part], n_neighbors, unit, labels)
+    def search(part: slice) -> exact.Found:
+        queries = np.concatenate([divided.points[row : row + 1] for row in sample[part]])
+        names = divided.order[sample[part]]
+        return exact.nearest(divided.points, divided.order, queries, names, n_neighbors, divided.centre, divided.unit)
 
-    pieces = list(compute.in_order(rank, compute.blocks(len(rows), 1024), threads))
-    return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
+    parts = compute.blocks(len(sample), _QUERIES_A_TASK // 2)
+    found = list(track(workers.in_order(search, parts), "neighbors: sampling", len(parts)))
+    return exact.Found(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
-def _nearest(points, rows, candidates, n_neighbors: int, unit: float, labels=None) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest candidates of the given rows by distances recomputed from differences, ties by index.
-
-    labels: the cell at every position, where rows and candidates are positions.
-    """
-    step = max(1, _GATHER_BYTES // (candidates.shape[1] * points.shape[1] * points.dtype.itemsize))
-    indices = np.empty((len(rows), n_neighbors), np.int32)
-    ranked = np.empty((len(rows), n_neighbors), points.dtype)
-    for part in compute.blocks(len(rows), step):
-        near, here = candidates[part], rows[part, None]
-        # `take` lets other threads run, indexing does not.
-        difference = np.take(points, near, axis=0, mode="wrap")
-        difference -= points[here]
-        difference *= points.dtype.type(1 / unit)  # squares neither overflow nor underflow
-        distances = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference)) * points.dtype.type(unit)
-        distances[(near == here) | (near < 0)] = np.inf  # itself, or lists that ran out
-        names = near if labels is None else labels[near]
-        order = np.lexsort((names, distances), axis=-1)[:, :n_neighbors]
-        indices[part], ranked[part] = np.take_along_axis(names, order, 1), np.take_along_axis(distances, order, 1)
-    return indices, ranked
+def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, min_recall: float) -> int:
+    """The fewest lists around a cell's own that hold so large a share of the true neighbours of the sample."""
+    home, away = (
+        np.searchsorted(divided.start, places, side="right") - 1 for places in (sample, divided.place[truth.names])
+    )
+    n_lists = len(divided.centroids)
+    rank = np.empty(away.shape, np.int64)
+    for row, number in enumerate(home):
+        place = np.empty(n_lists, np.int64)
+        place[divided.near(number, n_lists)] = np.arange(n_lists)
+        rank[row] = place[away[row]]
+    share = np.cumsum(np.bincount(rank.ravel(), minlength=n_lists)) / rank.size
+    return int(np.searchsorted(share, min_recall)) + 1 if share[-1] >= min_recall else n_lists

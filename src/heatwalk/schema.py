@@ -44,6 +44,7 @@ SCHEMAS: dict[str, dict[str, Array]] = {
     "neighbors": {
         "indices": Array(("cell", "neighbor"), "i", "Nearest other cells, nearest first, ties by index."),
         "distances": Array(("cell", "neighbor"), "f", "Their Euclidean distances."),
+        "order": Array(("cell",), "i", "Cells by locality: those that stand near each other are near."),
         "recall": Array((), "f", "Share of the true neighbours found, measured on a sample against exact search."),
         "probes": Array((), "i", "Inverted lists searched for every cell; 0 for exact search."),
     },
@@ -56,6 +57,7 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "bandwidths": Array(("cell",), "f", "sigma of every cell, in the units of the distances."),
         "stationary": Array(("cell",), "f", "Stationary distribution of the walk, degrees / sum(degrees)."),
         "components": Array(("cell",), "i", "Connected component of every cell, 0 the largest."),
+        "order": Array(("cell",), "i", "Cells by locality, as in neighbors."),
     },
     "diffusion_map": {
         "eigenvalues": Array(("component", "mode"), "f", "Eigenvalues of P, descending, without the trivial 1."),
@@ -67,7 +69,11 @@ SCHEMAS: dict[str, dict[str, Array]] = {
             "f",
             "All eigenvalues computed, chosen or not.",
         ),
-        "solver": Array(("component",), "u", "What solved it: 0 nothing (one cell), 1 dense, 2 Lanczos, 3 LOBPCG."),
+        "solver": Array(("component",), "u", "What solved it: 0 nothing (one cell), 1 dense, 2 Krylov, 3 landmarks."),
+        "products": Array(
+            ("component",), "i", "How often the matrix was multiplied with a vector; 0 for a dense solve."
+        ),
+        "landmark_error": Array((), "f", "Mean relative error of distances on a sample; NaN without landmarks."),
     },
     "atlas": {},
     "report": {},

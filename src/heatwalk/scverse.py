@@ -14,7 +14,7 @@ from heatwalk.diffusion_map import diffusion_map as _diffusion_map
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.neighbors import neighbors as _neighbors
 
-_VECTORS = ("degrees", "density", "bandwidths", "stationary", "components")
+_VECTORS = ("degrees", "density", "bandwidths", "stationary", "components", "order")
 
 
 def neighbors(
