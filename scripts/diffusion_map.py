@@ -7,7 +7,7 @@ from heatwalk.program import run
 
 def main(job):
     affinity, draft = Affinity(**job.read("affinity")), job.create()
-    diffusion_map(affinity, **job.options, seed=job.seed, out=draft)
+    diffusion_map(affinity, **job.options, **job.limits(draft), memory=job.memory, seed=job.seed, out=draft)
     job.publish(draft)
 
 

@@ -1,18 +1,33 @@
 """diffusion_map: the equation on every surface, spectra that are known, a dense twin, and what happens at the edges."""
 
+import importlib
+import itertools
+import re
+
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
-import scipy.sparse.linalg
+import scipy.sparse.csgraph
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import ive
 from sklearn.datasets import make_s_curve, make_swiss_roll
 from sklearn.model_selection import train_test_split
 
 import heatwalk as hw
-from heatwalk.diffusion_map import DENSE, LANCZOS, LOBPCG, NONE, profile_likelihood
+from heatwalk import compute, conjugate, krylov, scratch
+from heatwalk.affinity import Affinity
+from heatwalk.diffusion_map import DENSE, KRYLOV, NONE, profile_likelihood
 
+stage = importlib.import_module("heatwalk.diffusion_map")  # the name in the package is the function
 N_POINTS = 700  # above the size that is solved densely
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Dense eigenvalues in the tests themselves; threads of BLAS only wait for each other where others work too."""
+    with compute.one_blas_thread():
+        yield
 
 
 def affinity(points, n_neighbors=30, **options):
@@ -119,7 +134,7 @@ def test_the_trivial_pair_is_left_out_and_eigenvalues_descend(surface):
 
 def test_large_graphs_are_solved_by_lanczos_without_a_false_alarm(surface):
     graph, found = surface
-    assert found.solver == [DENSE if len(graph.degrees) <= 500 else LANCZOS]
+    assert found.solver == [DENSE if len(graph.degrees) <= 500 else KRYLOV]
 
 
 def test_residuals_are_the_norm_weighted_by_the_stationary_distribution(surface):
@@ -196,7 +211,7 @@ def test_equals_the_dense_twin(n_points, alpha):
     points = np.random.default_rng(3).normal(size=(n_points, 3)) * [3, 2, 1]
     found = hw.diffusion_map(full_affinity(points, 1.0, alpha), n_components=6)
     values, vectors = dense_twin(points, 1.0, alpha, 6)
-    assert found.solver == [DENSE if n_points == 150 else LANCZOS]
+    assert found.solver == [DENSE if n_points == 150 else KRYLOV]
     np.testing.assert_allclose(found.eigenvalues, values, atol=1e-13)
     np.testing.assert_allclose(found.eigenvectors, oriented(vectors), atol=1e-9)
 
@@ -242,8 +257,8 @@ def test_published_spectra_of_deep_diffusion_maps(name):
 def test_same_seed_gives_the_same_bytes():
     graph = affinity(SURFACES["sphere"]())
     first, second = (hw.diffusion_map(graph, seed=5) for _ in range(2))
-    assert first.solver == [LANCZOS]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+    assert first.solver == [KRYLOV]
+    assert bytes_of(first) == bytes_of(second)
 
 
 def test_another_seed_gives_the_same_map():
@@ -252,57 +267,256 @@ def test_another_seed_gives_the_same_map():
     np.testing.assert_allclose(first.eigenvectors, second.eigenvectors, atol=1e-9)
 
 
-def failing_eigsh(*_, **__):
-    raise scipy.sparse.linalg.ArpackNoConvergence("no convergence", np.empty(0), np.empty((0, 0)))
+def watched(monkeypatch, module, name):
+    """The results of every call of a function, collected as it is called."""
+    results, function = [], getattr(module, name)
+
+    def call(*arguments, **options):
+        results.append(function(*arguments, **options))
+        return results[-1]
+
+    monkeypatch.setattr(module, name, call)
+    return results
 
 
-@pytest.mark.parametrize("n_components", [4, 15])
-def test_when_lanczos_fails_lobpcg_finds_the_same_pairs_and_the_result_says_so(monkeypatch, n_components):
+def bytes_of(found):
+    return [np.asarray(values).tobytes() for values in found]
+
+
+def graph_of(weights):
+    """An affinity graph with given weights, its cells in their own order."""
+    weights = scipy.sparse.csr_array(weights)
+    weights.sort_indices()
+    degrees, n_cells = weights.sum(axis=1), weights.shape[0]
+    _, components = scipy.sparse.csgraph.connected_components(weights)
+    return Affinity(
+        indptr=weights.indptr.astype(np.int64),
+        indices=weights.indices.astype(np.int32),
+        weights=weights.data,
+        degrees=degrees,
+        density=degrees,
+        bandwidths=np.ones(n_cells),
+        stationary=degrees / degrees.sum(),
+        components=components.astype(np.int32),
+        order=np.arange(n_cells),
+    )
+
+
+def hypercube(dimension):
+    """The walk that stays with probability 1/2: eigenvalue 1 - k / d as often as k of d can be chosen."""
+    number = np.arange(2**dimension)
+    rows, columns = np.repeat(number, dimension), (number[:, None] ^ 2 ** np.arange(dimension)).ravel()
+    steps = scipy.sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(2**dimension,) * 2)
+    return graph_of(steps + dimension * scipy.sparse.eye_array(2**dimension))
+
+
+def dense_conjugate(graph):
+    weights = scipy.sparse.csr_array((graph.weights, graph.indices, graph.indptr)).toarray()
+    return weights / np.sqrt(np.outer(graph.degrees, graph.degrees))
+
+
+def test_products_are_limited_and_what_has_not_converged_is_reported(monkeypatch, caplog):
     graph = affinity(SURFACES["swiss roll"]())
-    expected = hw.diffusion_map(graph, n_components=n_components)
-    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", failing_eigsh)
-    found = hw.diffusion_map(graph, n_components=n_components)
-    assert (expected.solver, found.solver) == ([LANCZOS], [LOBPCG])
-    assert found.converged.all()
-    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, atol=1e-12)
-    np.testing.assert_allclose(found.eigenvectors, expected.eigenvectors, atol=1e-6)
-    error = markov(graph) @ found.eigenvectors - found.eigenvectors * found.eigenvalues
-    assert np.sqrt(graph.stationary @ error**2).max() < 1e-10
-
-
-@pytest.mark.parametrize("forgotten", [0, 3])
-def test_when_lanczos_misses_a_pair_that_is_noticed_and_lobpcg_finds_it(monkeypatch, caplog, forgotten):
-    # One Krylov space need not hold all copies of a repeated eigenvalue: smaller ones then stand in their place.
-    graph, solve = affinity(SURFACES["swiss roll"]()), scipy.sparse.linalg.eigsh
-    expected = hw.diffusion_map(graph, n_components=6)
-
-    def forgetful(operator, k, **options):
-        values, vectors = solve(operator, k=k + 1, **options)
-        kept = np.delete(np.argsort(-values), forgotten)
-        return values[kept], vectors[:, kept]
-
-    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", forgetful)
-    found = hw.diffusion_map(graph, n_components=6)
-    assert found.solver == [LOBPCG]
-    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, atol=1e-12)
-    assert "missed a copy of a repeated eigenvalue" in caplog.text
-
-
-def test_a_careless_solver_is_reported_as_not_converged(monkeypatch, caplog):
-    graph, solve = affinity(SURFACES["swiss roll"]()), scipy.sparse.linalg.eigsh
-    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", lambda *a, **k: solve(*a, **{**k, "tol": 1e-3}))
+    expected = hw.diffusion_map(graph, n_components=8)
+    monkeypatch.setattr(krylov, "_PRODUCTS", 1)
     found = hw.diffusion_map(graph, n_components=8)
+    assert found.products[0] < expected.products[0]
     assert not found.converged.all()
     np.testing.assert_array_equal(found.converged, found.residuals <= 1e-10)
     error = markov(graph) @ found.eigenvectors - found.eigenvectors * found.eigenvalues
-    np.testing.assert_allclose(found.residuals, np.sqrt(graph.stationary @ error**2), rtol=1e-6, atol=1e-14)
+    np.testing.assert_allclose(found.residuals, np.sqrt(graph.stationary @ error**2), rtol=1e-6, atol=1e-13)
     assert f"{(~found.converged).sum()} of 8 pairs have not converged" in caplog.text
+
+
+def test_products_are_counted_for_every_component_and_none_for_a_dense_solve():
+    found = hw.diffusion_map(affinity(SURFACES["small cloud"]()), n_components=5)
+    assert (list(found.solver), list(found.products)) == ([DENSE], [0])
+    found = hw.diffusion_map(affinity(SURFACES["sphere"]()), n_components=5)
+    assert found.solver == [KRYLOV]
+    assert 0 < found.products[0] < N_POINTS
+    assert found.products.dtype == np.int64
+
+
+@pytest.mark.parametrize("n_components", [4, 9, 14, 21])
+def test_all_copies_of_an_eigenvalue_are_found_though_there_are_more_than_columns_of_a_block(n_components):
+    # 10 of 0.9 and 45 of 0.8, where a Krylov space of one block holds four of each.
+    graph = hypercube(10)
+    found = hw.diffusion_map(graph, n_components=n_components)
+    expected = np.linalg.eigvalsh(dense_conjugate(graph))[::-1][1 : n_components + 1]
+    np.testing.assert_allclose(expected, np.repeat([0.9, 0.8, 0.7], [10, 45, 120])[:n_components], atol=1e-13)
+    np.testing.assert_allclose(found.eigenvalues, expected, atol=1e-12)
+    assert found.converged.all()
+    gram = found.eigenvectors.T @ (graph.stationary[:, None] * found.eigenvectors)
+    np.testing.assert_allclose(gram, np.eye(n_components), atol=1e-10)
+
+
+def test_a_torus_in_four_dimensions_has_eight_and_twenty_four_copies():
+    one = scipy.sparse.csr_array(scipy.linalg.circulant([2.0, 1, 0, 0, 0, 1]))
+    two = scipy.sparse.kron(one, one)
+    found = hw.diffusion_map(graph_of(scipy.sparse.kron(two, two)), n_components=33)
+    np.testing.assert_allclose(found.eigenvalues, np.repeat([3 / 4, 9 / 16, 27 / 64], [8, 24, 1]), atol=1e-12)
+    assert found.solver == [KRYLOV]
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("jitter", [1e-2, 1e-3, 3e-4, 3e-5, 3e-6, 1e-8])
+def test_cells_that_are_all_but_duplicates_leave_eigenvalues_of_hardly_anything(jitter):
+    # Blocks are then all but dependent, and a space is all but invariant.
+    rng = np.random.default_rng(4)
+    points = np.repeat(rng.normal(size=(3, 2)), 250, axis=0) + jitter * rng.normal(size=(750, 2))
+    graph = full_affinity(points, 1.0)
+    found = hw.diffusion_map(graph, n_components=8)
+    expected = np.linalg.eigvalsh(dense_conjugate(graph))[::-1][1:9]
+    np.testing.assert_allclose(found.eigenvalues, expected, rtol=0, atol=1e-12)
+    gram = found.eigenvectors.T @ (graph.stationary[:, None] * found.eigenvectors)
+    np.testing.assert_allclose(gram, np.eye(8), atol=1e-8)
+    assert found.converged.all()
+
+
+def test_no_pair_is_looked_for_where_none_is_missed():
+    # A smooth kernel: eigenvalues fall to nothing within a few dozen, and rounding must not look like one of them.
+    found = hw.diffusion_map(full_affinity(circle(600)[1], 0.3), n_components=8)
+    assert found.products[0] < 400
+
+
+@pytest.mark.parametrize("forgotten", [0, 3])
+def test_a_pair_that_the_solver_is_blind_for_at_first_is_found_again(monkeypatch, forgotten):
+    graph = affinity(SURFACES["swiss roll"]())
+    expected = hw.diffusion_map(graph, n_components=6)
+    phi = np.sqrt(graph.stationary) * expected.eigenvectors[:, forgotten]
+    operator, missed, noticed = stage._operator, krylov._missed, []
+
+    def blind(component, workers):
+        whole = operator(component, workers)
+
+        def product(block):
+            made = whole.product(block)
+            return made if noticed else made - np.outer(phi, phi @ made)
+
+        return whole._replace(product=product)
+
+    def seeing(*arguments):
+        noticed.append(None)
+        noticed[-1] = missed(*arguments)
+        return noticed[-1]
+
+    monkeypatch.setattr(stage, "_operator", blind)
+    monkeypatch.setattr(krylov, "_missed", seeing)
+    found = hw.diffusion_map(graph, n_components=6)
+    assert (noticed[0], noticed[-1]) == (True, False)
+    assert found.solver == [KRYLOV]
+    assert found.converged.all()
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, atol=1e-12)
+    np.testing.assert_allclose(found.eigenvectors, expected.eigenvectors, atol=1e-6)
 
 
 def test_a_tolerance_that_nothing_meets_converges_nowhere():
     found = hw.diffusion_map(affinity(SURFACES["small cloud"]()), n_components=5, tolerance=1e-30)
     assert not found.converged.any()
     assert (found.residuals < 1e-12).all()
+
+
+# ---- where the matrix is kept, in which order, and who computes ------------------------------------------------------
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """So many blocks and tasks for a few hundred cells as a large graph has."""
+    monkeypatch.setattr(conjugate, "_BLOCK_EDGES", 1500)
+    monkeypatch.setattr(conjugate, "_READ_EDGES", 4000)
+    monkeypatch.setattr(krylov, "_ROWS", 50)
+    monkeypatch.setattr(krylov, "_PARTS", 3)
+
+
+@pytest.fixture(scope="module")
+def roll():
+    """A surface whose neighbours are listed in another order than its cells."""
+    points = SURFACES["swiss roll"]()
+    return hw.affinity(points, hw.neighbors(points, n_neighbors=30, method="inverted_lists"))
+
+
+@pytest.fixture(params=["one component", "islands"])
+def some_graph(request, roll, islands):
+    return roll if request.param == "one component" else islands[2]
+
+
+def memory_for(n_cells, n_computed, n_entries):
+    """Bytes that hold the vectors and so many entries of the matrix."""
+    return stage.bytes_held(n_cells, n_computed) + 12 * n_entries
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_matrix_in_files_gives_the_bytes_of_one_in_memory(monkeypatch, tmp_path, small_blocks, some_graph, in_folder):
+    expected = hw.diffusion_map(some_graph, n_components=6)
+    monkeypatch.setattr(stage, "_FEWEST_EDGES", 2000)
+    kept = watched(monkeypatch, stage, "conjugate")
+    memory = memory_for(len(some_graph.degrees), 7, 5000)
+    found = hw.diffusion_map(some_graph, n_components=6, memory=memory, scratch=tmp_path if in_folder else None)
+    assert isinstance(kept[0].values, scratch.File)
+    assert isinstance(kept[0].columns, scratch.File)
+    assert (kept[0].values.path.parent == tmp_path) == in_folder
+    assert not kept[0].values.path.exists()
+    assert not list(tmp_path.iterdir())
+    assert bytes_of(found) == bytes_of(expected)
+
+
+def test_a_matrix_is_gathered_in_as_many_entries_as_memory_has_room_for(roll):
+    n_cells, n_edges = len(roll.degrees), len(roll.indices)
+    limit = stage._FEWEST_EDGES
+    for n_entries in (limit, 10 * limit):
+        held, band_edges = stage._room(n_cells, 100 * limit, 7, memory_for(n_cells, 7, n_entries), "threads")
+        assert not held
+        assert limit <= band_edges <= max(limit, n_entries / 2)
+    assert stage._room(n_cells, n_edges, 7, memory_for(n_cells, 7, limit), "threads")[0]
+    assert stage._room(n_cells, n_edges, 7, None, "threads") == (True, n_edges)
+    assert not stage._room(n_cells, n_edges, 7, None, "processes")[0]
+
+
+def test_memory_that_the_vectors_do_not_fit_in_is_refused_with_both_numbers(roll):
+    needed = stage.bytes_held(N_POINTS, 7) / 1e9
+    match = rf"HW-RS-004 diffusion_map: the vectors of 700 cells need {needed:.2f} GB, memory is 0.12 GB; set memory to"
+    with pytest.raises(hw.OutOfResources, match=match) as caught:
+        hw.diffusion_map(roll, n_components=6, memory=120_000_000)
+    enough = float(re.search(r"set memory to ([0-9.]+)GB or more", str(caught.value))[1])
+    assert hw.diffusion_map(roll, n_components=6, memory=int(enough * 1e9)).converged.all()
+
+
+@pytest.mark.parametrize("n_cells", [10**3, 10**6, 10**7, 10**8])
+@pytest.mark.parametrize("n_computed", [2, 16, 51])
+def test_the_memory_that_a_refusal_asks_for_suffices(n_cells, n_computed):
+    with pytest.raises(hw.OutOfResources) as caught:
+        stage._room(n_cells, 30 * n_cells, n_computed, 10**6, "threads")
+    enough = float(re.search(r"set memory to ([0-9.]+)GB or more", str(caught.value))[1])
+    assert not stage._room(n_cells, 10**10, n_computed, int(enough * 1e9), "threads")[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_in_which_cells_are_kept_changes_nothing(roll, seed):
+    expected = hw.diffusion_map(roll, n_components=8)
+    order = np.random.default_rng(seed).permutation(N_POINTS)
+    found = hw.diffusion_map(roll._replace(order=order), n_components=8)
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.eigenvectors, expected.eigenvectors, rtol=0, atol=1e-8)
+
+
+def test_the_sign_of_waves_whose_largest_entries_are_equal_is_that_of_the_first_cell_in_any_order():
+    # Every vector of a hypercube of one mode each: entries are all 1 or -1.
+    steps = np.array([[8, 4, 2, 0], [4, 8, 0, 2], [2, 0, 8, 4], [0, 2, 4, 8.0]])
+    graph = graph_of(steps)
+    expected = [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+    for order in itertools.permutations(range(4)):
+        found = hw.diffusion_map(graph._replace(order=np.array(order)), n_components=3)
+        np.testing.assert_allclose(found.eigenvectors, expected, atol=1e-13)
+
+
+def test_any_number_of_threads_gives_the_same_bytes(small_blocks, some_graph):
+    one, two, three = (bytes_of(hw.diffusion_map(some_graph, n_components=6, threads=threads)) for threads in (1, 2, 3))
+    assert one == two == three
+
+
+def test_blocks_of_cells_that_are_written_change_nothing(roll):
+    one, other = (bytes_of(hw.diffusion_map(roll, n_components=4, block_cells=size)) for size in (64, 10_000))
+    assert one == other
 
 
 # ---- degenerate spectra ----------------------------------------------------------------------------------------------
@@ -402,7 +616,7 @@ def islands():
 def test_components_are_numbered_by_size_and_each_has_its_own_solver(islands):
     _, label, graph, found = islands
     np.testing.assert_array_equal(graph.components, label)
-    assert list(found.solver) == [LANCZOS, DENSE, DENSE, NONE]
+    assert list(found.solver) == [KRYLOV, DENSE, DENSE, NONE]
 
 
 @pytest.mark.parametrize("number", [0, 1])

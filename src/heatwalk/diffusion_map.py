@@ -1,23 +1,30 @@
 """diffusion_map: eigenvalues and right eigenvectors of the random walk on the affinity graph."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse
-import scipy.sparse.linalg
 
-from heatwalk import arrays, compute
-from heatwalk.errors import BadInput, Problem
+from heatwalk import arrays, compute, krylov
+from heatwalk.conjugate import Component, Conjugate, conjugate
+from heatwalk.errors import BadInput, OutOfResources, Problem
+from heatwalk.krylov import Operator
+from heatwalk.landmarks import EXTRA, bytes_lumped, carried, difference, levels, lumped, patches, refined, sample
 from heatwalk.progress import log
+from heatwalk.scratch import remove
 
 _DENSE_UP_TO = 500  # cells of a component; a dense solve of that size is exact and immediate
 _TRIVIAL_SHIFT = 3.0  # takes the trivial eigenvalue from 1 to -2, below all others: it cannot mix with a null space
-_CHECK_STEPS = 60  # Lanczos steps that look for a missed copy of a repeated eigenvalue
 _AUTO_COMPUTED = 50  # eigenvalues that `n_components: auto` looks at
-NONE, DENSE, LANCZOS, LOBPCG = range(4)
+_SMALLEST_RESIDUAL = 1e-14  # what rounding leaves
+_ROOM = 2 * 10**8  # bytes of a process that has read nothing, and of the blocks on their way
+_SENT_FROM = 100_000  # cells of a component whose products are computed by other processes, if there are any
+_FEWEST_EDGES = 2**22  # entries of the matrix gathered at a time, at the least
+_BETWEEN_TOLERANCE = 1e-4  # of the walk between patches, which is an approximation anyway
+_SAMPLE_PATCH = 4  # cells for every landmark at the least, where the error is measured
+NONE, DENSE, KRYLOV, LANDMARKS = range(4)
 
 
 class DiffusionMap(NamedTuple):
@@ -27,6 +34,8 @@ class DiffusionMap(NamedTuple):
     converged: Any  # as the eigenvalues, bool
     spectrum: Any  # (computed,) or (component, computed)
     solver: Any  # (component,) uint8
+    products: Any  # (component,) int64
+    landmark_error: Any  # scalar
 
 
 def diffusion_map(
@@ -34,7 +43,13 @@ def diffusion_map(
     *,
     n_components: int | str = 15,
     tolerance: float = 1e-10,
+    landmarks: int = 0,
     seed: int = 0,
+    memory: int | None = None,
+    threads: int | None = None,
+    scheduler: str = "threads",
+    block_cells: int = compute.BLOCK_CELLS,
+    scratch: Path | None = None,
     out: MutableMapping | None = None,
 ) -> DiffusionMap:
     """Leading non-trivial eigenpairs P psi = lambda psi of the Markov matrix P = weights / degrees.
@@ -42,51 +57,83 @@ def diffusion_map(
     The symmetric conjugate A = D^-1/2 W D^-1/2 is solved for its largest eigenvalues with the trivial pair
     (1, sqrt(pi)) projected out; psi = phi / sqrt(pi), so that sum_i pi_i psi_k(i)^2 = 1 and the trivial psi is 1.
     The entry of largest magnitude of every psi is positive. residuals: |A phi - lambda phi|, which is the norm of
-    P psi - lambda psi weighted by pi; a pair has converged when that is at most `tolerance`.
+    P psi - lambda psi weighted by pi; a pair has converged when that is at most `tolerance` (the solver goes on to a
+    hundredth of it). products: how often A was multiplied with a vector.
     n_components: a number, or "auto": the split of the first 50 eigenvalues with the largest profile likelihood
     (Zhu and Ghodsi 2006), at least 1. Every connected component is mapped on its own, with pi normalised within it:
     then eigenvalues are (component, mode), and modes that a component is too small for are NaN.
-    Raises BadInput when n_components is not between 1 and the number of cells less one.
+    landmarks: 0 for the exact map; otherwise every component of more cells is mapped by so many landmarks
+    (`heatwalk.landmarks`), and landmark_error is the mean relative error of diffusion distances (t = 1) measured on up
+    to 20,000 cells; NaN where none were used.
+    memory: bytes; where the matrix does not fit beside the vectors, it is kept in files of the folder `scratch` and
+    read in row blocks, with the same result to the last bit. Without it, everything is held.
+    Raises BadInput when n_components is not between 1 and the number of cells less one, or landmarks are too few for
+    them; OutOfResources when the vectors alone do not fit.
     Source: Coifman and Lafon, Diffusion maps (2006).
     """
     out = {} if out is None else out
-    components = np.asarray(affinity.components[:])
-    n_cells, sizes = len(components), np.bincount(components)
-    _check(n_components, n_cells)
+    n_cells = affinity.components.shape[0]
+    _check(n_components, landmarks, n_cells)
     # One more than asked for, so that the gap after the last is known.
     n_computed = min(_AUTO_COMPUTED if n_components == "auto" else n_components + 1, n_cells - 1)
-    order = np.argsort(components, kind="stable")  # cells of a component stand together
-    matrix, root = _conjugate(affinity, order)
-    shape = (len(sizes), n_computed)
-    values, residuals, converged = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
-    vectors, solver = np.full((n_cells, n_computed), np.nan), np.zeros(len(sizes), np.uint8)
-    start = 0
-    with compute.one_blas_thread():
-        for label, size in enumerate(sizes):
-            rows, start = slice(start, start + size), start + size
-            n_modes = min(n_computed, size - 1)
-            if n_modes < 1:
-                continue
-            block, trivial = _diagonal_block(matrix, rows), root[rows] / np.linalg.norm(root[rows])
-            pairs = _solve(block, trivial, n_modes, tolerance, np.random.default_rng([seed, label]))
-            values[label, :n_modes], phi, solver[label] = pairs
-            residual = np.linalg.norm(block @ phi - phi * pairs[0], axis=0)
-            residuals[label, :n_modes], converged[label, :n_modes] = residual, residual <= tolerance
-            vectors[order[rows], :n_modes] = _oriented(phi / trivial[:, None])
-    n_modes = max(1, profile_likelihood(values[0])[0]) if n_components == "auto" else n_components
-    _report(values, converged, n_modes)
-    squeeze = 0 if len(sizes) == 1 else slice(None)
+    held, band_edges = _room(n_cells, affinity.indices.shape[0], n_computed, memory, scheduler, landmarks)
+    with compute.workers(scheduler, threads, scratch, files=not held) as workers:
+        matrix = conjugate(affinity, held=held, band_edges=band_edges, workers=workers)
+        options = {"landmarks": landmarks, "tolerance": tolerance, "workers": workers}
+        found = _solved(matrix, n_computed, seed, **options)
+        n_modes = max(1, profile_likelihood(found.values[0])[0]) if n_components == "auto" else n_components
+        error = _landmark_error(matrix, n_computed, n_modes, seed, **options) if LANDMARKS in found.solver else np.nan
+    remove(matrix.columns, matrix.values)
+    return _written(out, found, matrix.place, n_modes, tolerance, error, block_cells)
+
+
+class _Solved(NamedTuple):
+    values: np.ndarray  # (component, computed)
+    residuals: np.ndarray  # (component, computed)
+    solver: np.ndarray  # (component,)
+    products: np.ndarray  # (component,)
+    vectors: np.ndarray  # (position, computed)
+
+
+def _solved(matrix: Conjugate, n_computed: int, seed: int, **options) -> _Solved:
+    """All pairs of every component."""
+    n_labels = len(matrix.start) - 1
+    values, vectors = np.full((n_labels, n_computed), np.nan), np.full((len(matrix.order), n_computed), np.nan)
+    found = _Solved(values, values.copy(), np.zeros(n_labels, np.uint8), np.zeros(n_labels, np.int64), vectors)
+    for label in range(n_labels):
+        rows = slice(matrix.start[label], matrix.start[label + 1])
+        n_modes = min(n_computed, rows.stop - rows.start - 1)
+        if n_modes < 1:
+            continue
+        generator = np.random.default_rng([seed, label])
+        pairs, solver = _solve(matrix.component(label), matrix.root[rows], n_modes, generator=generator, **options)
+        found.values[label, :n_modes], found.residuals[label, :n_modes] = pairs.values, pairs.residuals
+        found.solver[label], found.products[label] = solver, pairs.products
+        _orient(pairs.vectors, matrix.root[rows], matrix.order[rows], found.vectors[rows])
+        del pairs
+    return found
+
+
+def _written(out, found: _Solved, place: np.ndarray, n_modes: int, tolerance: float, error: float, block_cells: int):
+    """The result, `n_modes` of the pairs computed."""
+    converged = found.residuals <= tolerance
+    _report(found, converged, n_modes, error)
+    squeeze = 0 if len(found.values) == 1 else slice(None)
     results = {
-        "eigenvalues": values[squeeze, ..., :n_modes],
-        "eigenvectors": vectors[:, :n_modes],
-        "residuals": residuals[squeeze, ..., :n_modes],
+        "eigenvalues": found.values[squeeze, ..., :n_modes],
+        "residuals": found.residuals[squeeze, ..., :n_modes],
         "converged": converged[squeeze, ..., :n_modes],
-        "spectrum": values[squeeze],
-        "solver": solver,
+        "spectrum": found.values[squeeze],
+        "solver": found.solver,
+        "products": found.products,
+        "landmark_error": np.array(error),
     }
     for name, result in results.items():
-        arrays.make(out, name, result.shape, result.dtype)[:] = result
-    return DiffusionMap(*(out[name] for name in results))
+        arrays.make(out, name, result.shape, result.dtype)[...] = result
+    eigenvectors = arrays.make(out, "eigenvectors", (len(place), n_modes), np.float64)
+    for rows in compute.blocks(len(place), block_cells):
+        eigenvectors[rows] = np.take(found.vectors, place[rows], axis=0)[:, :n_modes]
+    return DiffusionMap(*(out[name] for name in DiffusionMap._fields))
 
 
 def coordinates(eigenvalues, eigenvectors, components, *, t: float = 1.0) -> np.ndarray:
@@ -122,120 +169,136 @@ def profile_likelihood(eigenvalues: np.ndarray) -> tuple[int, np.ndarray]:
     return int(np.argmax(evidence)) + 1, evidence
 
 
-def _check(n_components: int | str, n_cells: int) -> None:
+def _check(n_components: int | str, landmarks: int, n_cells: int) -> None:
     if n_components != "auto" and not (isinstance(n_components, Integral) and 1 <= n_components < n_cells):
         cause = f"{n_components!r} is not between 1 and {n_cells - 1}, the most that {n_cells} cells have"
         raise BadInput(
             Problem("HW-DM-001", "n_components", cause, f"set n_components to auto or at most {n_cells - 1}")
         )
+    fewest = (_AUTO_COMPUTED if n_components == "auto" else n_components + 1) + 1
+    if not (isinstance(landmarks, Integral) and (landmarks == 0 or landmarks >= fewest)):
+        cause = f"{landmarks!r} is neither 0 nor at least {fewest}, the fewest that n_components {n_components} needs"
+        raise BadInput(Problem("HW-DM-003", "landmarks", cause, f"set landmarks to 0 or to {fewest} or more"))
 
 
-def _conjugate(affinity, order: np.ndarray) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """A = D^-1/2 W D^-1/2 with cells in the given order, and sqrt(degrees) in that order."""
-    indptr, indices = np.asarray(affinity.indptr[:]), np.asarray(affinity.indices[:])
-    weights, root = np.array(affinity.weights[:], np.float64), np.sqrt(np.asarray(affinity.degrees[:]))
-    weights /= np.repeat(root, np.diff(indptr)) * root[indices]
-    matrix = scipy.sparse.csr_array((weights, indices, indptr), shape=(len(root), len(root)))
-    if not (order[:-1] <= order[1:]).all():
-        matrix = matrix[order][:, order]
-    return matrix, root[order]
+def bytes_held(n_cells: int, n_modes: int, landmarks: int = 0) -> int:
+    """Bytes of the vectors of a solve for `n_modes` pairs, its matrix left out."""
+    vectors = 8 * krylov.width(n_modes) * n_cells
+    if 0 < landmarks < n_cells:
+        vectors = max(16 * (n_modes + EXTRA) * n_cells, bytes_lumped(landmarks, n_modes))
+    return int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + _ROOM
 
 
-def _diagonal_block(matrix: scipy.sparse.csr_array, rows: slice) -> scipy.sparse.csr_array:
-    """The square block of consecutive rows that have no entry outside of it."""
-    if rows == slice(0, matrix.shape[0]):
-        return matrix
-    size, edges = rows.stop - rows.start, slice(matrix.indptr[rows.start], matrix.indptr[rows.stop])
-    pointers = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
-    inside = (matrix.indices[edges] >= rows.start) & (matrix.indices[edges] < rows.stop)
-    if not inside.all():  # entries of weight 0, which underflowed, lead out of a component
-        return matrix[rows][:, rows]
-    return scipy.sparse.csr_array(
-        (matrix.data[edges], matrix.indices[edges] - rows.start, pointers), shape=(size, size)
-    )
+def _room(
+    n_cells: int, n_edges: int, n_modes: int, memory: int | None, scheduler: str, landmarks: int = 0
+) -> tuple[bool, int]:
+    """Whether the matrix is held in memory; and how many of its entries are gathered at a time."""
+    vectors, entry = bytes_held(n_cells, n_modes, landmarks), 12
+    if memory is None:
+        return scheduler == "threads", n_edges
+    if vectors + entry * _FEWEST_EDGES > memory:
+        cause = f"the vectors of {n_cells} cells need {vectors / 1e9:.2f} GB, memory is {memory / 1e9:.2f} GB"
+        remedy = f"set memory to {np.ceil(1.05 * vectors / 1e8) / 10 + 0.1:.1f}GB or more, or n_components to less"
+        raise OutOfResources(Problem("HW-RS-004", "diffusion_map", cause, remedy))
+    left = memory - vectors
+    return scheduler == "threads" and entry * n_edges <= left, max(_FEWEST_EDGES, left // (2 * entry))
+
+
+def _operator(component: Component, workers: compute.Workers) -> Operator:
+    """A of one component as the solver takes it, row block by row block."""
+    # A product of a few blocks takes less time than sending the vectors to somebody else.
+    workers = workers if component.size > _SENT_FROM else workers.here
+    ranges, local = component.blocks(), workers is workers.here
+
+    def product(block: np.ndarray, take: Callable | None = None) -> np.ndarray | None:
+        result = None if take else np.empty_like(block)
+        take = take or result.__setitem__
+
+        def multiplied(rows: slice) -> np.ndarray:
+            return component.rows(rows) @ block
+
+        def taken(rows: slice) -> None:
+            take(rows, multiplied(rows))
+
+        for rows, made in zip(ranges, workers.in_order(taken if local else multiplied, ranges), strict=True):
+            if not local:
+                take(rows, made)
+        return result
+
+    return Operator(product, component.size, workers.here)
 
 
 def _solve(
-    matrix, trivial: np.ndarray, n_modes: int, tolerance: float, generator
-) -> tuple[np.ndarray, np.ndarray, int]:
+    component: Component, root: np.ndarray, n_modes: int, *, landmarks: int = 0, tolerance: float, generator, workers
+) -> tuple[krylov.Pairs, int]:
     """Largest eigenpairs of A without the trivial one, descending, and what solved them."""
-    size = matrix.shape[0]
-    if size <= max(_DENSE_UP_TO, 2 * n_modes + 2):
-        dense = matrix.toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
+    size, trivial = component.size, root / np.linalg.norm(root)
+    if size <= max(_DENSE_UP_TO, 2 * krylov.width(n_modes)):
+        dense = component.rows(slice(0, size)).toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)
-        return values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes], DENSE
-
-    def deflated(vectors: np.ndarray) -> np.ndarray:
-        vectors = vectors.reshape(size, -1)
-        return matrix @ vectors - _TRIVIAL_SHIFT * np.outer(trivial, trivial @ vectors)
-
-    operator = scipy.sparse.linalg.LinearOperator(matrix.shape, matvec=deflated, matmat=deflated, dtype=np.float64)
-    start = generator.standard_normal(size)
-    try:
-        options = {"k": n_modes, "which": "LA", "v0": start, "ncv": min(size - 1, max(2 * n_modes + 10, 40))}
-        values, vectors = scipy.sparse.linalg.eigsh(
-            operator, tol=tolerance * 1e-3, maxiter=100 * n_modes + 1000, **options
-        )
-        failure = "it missed a copy of a repeated eigenvalue" if _missed(operator, values, vectors, generator) else ""
-    except scipy.sparse.linalg.ArpackError as error:
-        failure = str(error)
-    solver = LOBPCG if failure else LANCZOS
-    if failure:
-        log.warning("diffusion_map: Lanczos failed (%s), trying LOBPCG", failure)
-        values, vectors = _lobpcg(operator, trivial, n_modes, tolerance, generator)
-    best = np.argsort(-values, kind="stable")
-    return values[best], vectors[:, best], solver
+        values, vectors = values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes]
+        residuals = np.linalg.norm(dense @ vectors - vectors * values, axis=0)
+        return krylov.Pairs(values, vectors, residuals, 0), DENSE
+    if 0 < landmarks < size:
+        return _by_landmarks(component, root, n_modes, landmarks, generator, workers), LANDMARKS
+    accuracy = max(tolerance / 100, _SMALLEST_RESIDUAL)
+    return krylov.largest(_operator(component, workers), trivial, n_modes, accuracy, generator), KRYLOV
 
 
-def _missed(operator, values: np.ndarray, vectors: np.ndarray, generator) -> bool:
-    """Whether a larger eigenvalue is left beside those found: one Krylov space need not hold all copies of one.
-
-    With what was found moved down to -1, the largest Ritz value of a few Lanczos steps is a lower bound of the largest
-    eigenvalue that is left.
-    """
-    vector, before, off = generator.standard_normal(len(vectors)), 0.0, 0.0
-    vector /= np.linalg.norm(vector)
-    diagonal, beside = [], []
-    for _ in range(min(_CHECK_STEPS, len(vectors))):
-        image = operator.matvec(vector) - vectors @ ((values + 1) * (vectors.T @ vector)) - off * before
-        diagonal.append(vector @ image)
-        image -= diagonal[-1] * vector
-        off = np.linalg.norm(image)
-        if off < 1e-12:
-            break
-        beside.append(off)
-        before, vector = vector, image / off
-    ritz = scipy.linalg.eigvalsh_tridiagonal(np.array(diagonal), np.array(beside[: len(diagonal) - 1]))
-    return bool(ritz[-1] > values.min() + 1e-8)
+def _by_landmarks(
+    component: Component, root: np.ndarray, n_modes: int, landmarks: int, generator, workers
+) -> krylov.Pairs:
+    """Ritz pairs of A from the walk between patches of cells."""
+    operator, level = _operator(component, workers), np.zeros(component.size, np.int8)
+    options = {"tolerance": _BETWEEN_TOLERANCE, "generator": generator, "workers": workers}
+    for last in (False, True):
+        patch = patches(component, landmarks, level, workers.here)
+        between = lumped(component, root, patch, workers.here)
+        few, _ = _solve(between.component, between.root, min(n_modes + EXTRA, len(between.root) - 1), **options)
+        if not last:
+            level, tested = levels(operator, few.values[-1], generator)
+    log.info("diffusion_map: %d patches of %d cells", len(between.root), component.size)
+    start = carried(few.vectors, between.root, patch, root)
+    found = refined(operator, start, root / np.linalg.norm(root), n_modes, few.values[-1])
+    return found._replace(products=found.products + tested)
 
 
-def _lobpcg(operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> tuple[np.ndarray, np.ndarray]:
-    """The second solver, on a few guard vectors more than asked for."""
-    import warnings
-
-    start = generator.standard_normal((len(trivial), n_modes + 5))
-    with warnings.catch_warnings():
-        # It warns when it stops early; the residuals that are computed afterwards say the same, pair by pair.
-        warnings.simplefilter("ignore", UserWarning)
-        values, vectors = scipy.sparse.linalg.lobpcg(
-            operator, start, Y=trivial[:, None], largest=True, tol=tolerance / 10, maxiter=2000
-        )
-    best = np.argsort(-values, kind="stable")[:n_modes]
-    return values[best], vectors[:, best]
-
-
-def _oriented(vectors: np.ndarray) -> np.ndarray:
-    """Signs such that the entry of largest magnitude is positive; among equals the first."""
-    magnitude = np.abs(vectors)
-    first = np.argmax(magnitude >= magnitude.max(axis=0) * (1 - 1e-6), axis=0)
-    signs = np.sign(vectors[first, np.arange(vectors.shape[1])])
-    return vectors * np.where(signs == 0, 1, signs)
+def _landmark_error(
+    matrix: Conjugate, n_computed: int, n_modes: int, seed: int, *, landmarks: int, tolerance: float, workers
+) -> float:
+    """How far the landmark map of a part of the largest component is from the exact map of that part."""
+    generator, size = np.random.default_rng([seed, len(matrix.start)]), matrix.start[1]
+    part = sample(matrix.component(0), matrix.root[:size], generator)
+    n_cells = len(part.root)
+    n_computed = min(n_computed, n_cells - 1)
+    part_landmarks = landmarks if n_cells == size else max(min(landmarks, n_cells // _SAMPLE_PATCH), n_computed + 1)
+    if part_landmarks >= n_cells:
+        return np.nan
+    first, second = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 0])  # as in the map itself
+    exact, _ = _solve(*part, n_computed, tolerance=tolerance, generator=first, workers=workers)
+    close = _by_landmarks(*part, n_computed, part_landmarks, second, workers)
+    return difference(exact, close, part.root, min(n_modes, n_computed), generator)
 
 
-def _report(values: np.ndarray, converged: np.ndarray, n_modes: int) -> None:
-    kept = np.isfinite(values[:, :n_modes])
-    missed = int((kept & ~converged[:, :n_modes]).sum())
+def _orient(phi: np.ndarray, root: np.ndarray, cells: np.ndarray, into: np.ndarray) -> None:
+    """Write psi from phi, the entry of largest magnitude positive, of equals that of the first cell."""
+    scale = np.linalg.norm(root) / root
+    for column in range(phi.shape[1]):
+        psi = phi[:, column] * scale
+        magnitude = np.abs(psi)
+        largest = np.flatnonzero(magnitude >= magnitude.max() * (1 - 1e-6))
+        first = largest[np.argmin(cells[largest])]
+        into[:, column] = -psi if psi[first] < 0 else psi
+
+
+def _report(found: _Solved, converged: np.ndarray, n_modes: int, error: float) -> None:
+    kept, exact = np.isfinite(found.values[:, :n_modes]), (found.solver != LANDMARKS)[:, None]
+    missed = int((kept & exact & ~converged[:, :n_modes]).sum())
     if missed:
         log.warning("diffusion_map: %d of %d pairs have not converged; see the residuals", missed, int(kept.sum()))
-    if len(values) > 1:
-        log.warning("diffusion_map: the graph has %d components, each is mapped on its own", len(values))
+    if not exact.all():
+        text = "diffusion_map: landmarks stand for %d of %d components: residuals up to %.1e, distances off by %.2g %%"
+        worst = np.nanmax(np.where(exact, np.nan, found.residuals)[:, :n_modes])
+        log.warning(text, int((~exact).sum()), len(exact), worst, 100 * error)
+    if len(found.values) > 1:
+        log.warning("diffusion_map: the graph has %d components, each is mapped on its own", len(found.values))
