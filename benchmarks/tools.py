@@ -116,14 +116,14 @@ def heatwalk_on_disk(path: Path, n_cells: int, clock: Clock) -> Found:
         clock.lap("affinity")
         graph = Affinity(**store.read(folder / "affinity"))
         draft = store.create(folder / "diffusion_map", "diffusion_map")
-        diffusion_map(graph, out=draft)
+        diffusion_map(graph, scratch=draft.scratch, out=draft)
         publish(draft)
         clock.lap("map")
         return _of_heatwalk(near, graph, DiffusionMap(**store.read(folder / "diffusion_map")))
 
 
 def _of_heatwalk(neighbors, affinity, pairs) -> Found:
-    n_cells, products = neighbors.indices.shape[0], getattr(pairs, "products", None)
+    n_cells, products = neighbors.indices.shape[0], int(np.sum(pairs.products[:]))
     near = neighbors.indices[:][sample(n_cells)]
     if n_cells > CHECKED_UP_TO:
         return Found(near, products=products)

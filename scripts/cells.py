@@ -9,7 +9,7 @@ def main(job):
     row = dict(job.source)
     space = row.pop("space")
     with open_input(**row, **job.places, memory=job.memory) as source:
-        draft = job.create()
+        draft = job.create(source)
         cells(source, row["kind"], space, **job.options, seed=job.seed, block_cells=job.block_cells, out=draft)
         job.publish(draft)
 

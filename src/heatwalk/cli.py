@@ -1,4 +1,4 @@
-"""The command `heatwalk`: run, resume, validate, verify."""
+"""The command `heatwalk`: run, resume, plan, validate, verify."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import click
 
 from heatwalk import config as configuration
 from heatwalk import store
-from heatwalk.errors import BadInput, HeatwalkError, Locked, Problem
+from heatwalk.compute import available_threads
+from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
 from heatwalk.program import explain
 from heatwalk.rules import failures
 
@@ -82,6 +83,34 @@ def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[
 
 
 @main.command()
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--cores", default="all", show_default=True, callback=_cores, help="Cores that will be used.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(config: Path | None, cores: str, as_json: bool) -> None:
+    """Print time, peak memory and disk that every stage of CONFIG will need; exit 4 when something does not fit."""
+    from heatwalk import needs
+
+    with _explained():
+        checked = configuration.Plan(_config((config,) if config else ()), _top())
+        threads, memory = _threads(checked, cores), configuration.memory_bytes(checked.config["memory"])
+        rows, bad = needs.of_config(checked, threads)
+        too_much = needs.check(rows, memory, Path("results"))
+    if as_json:
+        stages = [{**row._asdict(), "need": row.need._asdict()} for row in rows]
+        found = [problem._asdict() for problem in (*bad, *too_much)]
+        click.echo(json.dumps({"threads": threads, "memory": memory, "stages": stages, "problems": found}, indent=1))
+    else:
+        click.echo(needs.table(rows, threads, memory))
+        click.echo("\n".join(map(str, (*bad, *too_much))), err=True, nl=bool(bad or too_much))
+    sys.exit(BadInput.exit_code if bad else OutOfResources.exit_code if too_much else 0)
+
+
+def _threads(plan: configuration.Plan, cores: str) -> int:
+    available = available_threads() if cores == "all" else int(cores)
+    return min(available, plan.config["threads"])
+
+
+@main.command()
 @click.argument("input_source", metavar="INPUT")
 @click.option(
     "--kind", default="counts", show_default=True, help="counts, logged, intensities, points, images, sequences."
@@ -125,9 +154,10 @@ def verify(path: Path, as_json: bool) -> None:
 def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -> HeatwalkError | int:
     """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
     try:
-        configuration.Plan(_config(configfile), _top())
+        plan = configuration.Plan(_config(configfile), _top())
         _refuse_lock()
         _refuse_folder()
+        _refuse_what_cannot_fit(plan, cores)
         started = time.time_ns()
         code = subprocess.run([*_snakemake(configfile), "--cores", cores, *arguments], check=False).returncode
         new = [failure for failure in failures() if failure["time_ns"] >= started]
@@ -136,6 +166,18 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
     except HeatwalkError as error:
         return error
     return new[0]["exit_code"] if code and new else code
+
+
+def _refuse_what_cannot_fit(plan: configuration.Plan, cores: str) -> None:
+    """Say which stage will need more than it may use, before any has begun."""
+    from heatwalk import needs
+
+    rows, _ = needs.of_config(
+        plan, _threads(plan, cores), missing_in=Path("results")
+    )  # bad inputs speak for themselves
+    problems = needs.check(rows, configuration.memory_bytes(plan.config["memory"]), Path("results"))
+    if problems:
+        raise OutOfResources(*problems)
 
 
 def _snakemake(configfile: tuple[Path, ...]) -> list[str]:

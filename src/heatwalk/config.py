@@ -24,6 +24,7 @@ DEPENDS = {
 }
 STAGES = tuple(DEPENDS)
 SEEDED = ("cells", "neighbors", "diffusion_map")  # stages that draw random numbers
+SCHEDULED = ("neighbors", "affinity", "diffusion_map")  # stages whose blocks Dask's workers may compute
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

@@ -21,13 +21,19 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from heatwalk import progress, store
+from heatwalk import forecast, progress, store
 from heatwalk.draft import Draft
 from heatwalk.errors import HeatwalkError, Locked, OutOfResources, Problem
 
 _VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+# What follows the first stage does not change what it needs itself.
+_FIRST_STAGE = {
+    "pca": {"n_components": "auto", "use_rep": ""},
+    "neighbors": {"n_neighbors": 1},
+    "diffusion_map": {"n_components": 1},
+}
 
 
 class Job:
@@ -40,20 +46,40 @@ class Job:
         self.parameters = {**self.options, **self.source}
         self.places = {"base": arguments.base, "roots": arguments.root}
         self.seed, self.threads, self.memory = arguments.seed, arguments.threads, arguments.memory
-        self.block_cells, self.code = arguments.block_cells, arguments.code
+        self.block_cells, self.code, self.scheduler = arguments.block_cells, arguments.code, arguments.scheduler
+        self.device = arguments.device
         self.inputs: dict[str, Path] = dict(arguments.input)
         self.roots: dict[str, str] = {}
+        self.results: dict[str, store.Result] = {}
         self.kept = {"request": arguments.request, "fingerprint": arguments.fingerprint}
         self.started = time.time()
 
     def read(self, stage: str) -> store.Result:
         """The verified result of an earlier stage; its root hash is recorded in what is published."""
         result = store.read(self.inputs[stage])
-        self.roots[stage] = result.root
+        self.roots[stage], self.results[stage] = result.root, result
         return result
 
-    def create(self) -> Draft:
+    def create(self, source=None) -> Draft:
+        """A draft of the result, unless what the stage will need is more than it may use.
+
+        source: the opened input of the first stage, which has no earlier results to tell its size.
+        """
+        if source is None:
+            size = forecast.of_results(self.results, self.options)
+        else:
+            size = forecast.of_source(source, self.source["kind"], {"cells": self.options, **_FIRST_STAGE})
+        if size:
+            limits = {"threads": self.threads, "memory": self.memory, "block_cells": self.block_cells}
+            need = forecast.forecast(self.stage, size, **limits)
+            self.kept["predicted"] = need._asdict()
+            forecast.refuse(self.stage, need, self.memory, f"{self.folder}")
         return store.create(self.folder, self.stage, block_cells=self.block_cells)
+
+    def limits(self, draft: Draft) -> dict:
+        """Who computes, how much at a time, and where what does not fit memory is kept."""
+        who = {"threads": self.threads, "scheduler": self.scheduler}
+        return {**who, "block_cells": self.block_cells, "scratch": draft.scratch}
 
     def publish(self, draft: Draft, files: Mapping[str, Path] | None = None, link: str = "") -> None:
         parameters = {**self.parameters, "seed": self.seed, "block_cells": self.block_cells}
@@ -129,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, action="append", default=[], help="folder that sources may be in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scheduler", default="threads", help="threads, processes, or the address of a Dask scheduler")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the search of neighbours")
     parser.add_argument("--memory", type=int, default=4 * 2**30, help="bytes the stage may use")
     parser.add_argument("--block-cells", type=int, required=True, help="rows of a block and of a Zarr chunk")
     parser.add_argument("--code", default="", help="hash of the code of the stage")

@@ -282,6 +282,7 @@ def _stages(results) -> list[dict]:
                 "parameters": list(_flat(manifest.get("parameters") or {})),
                 "seconds": run.get("seconds"),
                 "memory": run.get("peak_memory_bytes"),
+                "predicted": run.get("predicted") or {},
                 "threads": run.get("threads"),
                 "started": _date(run.get("started")),
                 "host": run.get("host"),

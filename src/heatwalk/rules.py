@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import DEPENDS, SEEDED, Plan, fingerprint, load, memory_bytes, needed
+from heatwalk.config import DEPENDS, SCHEDULED, SEEDED, Plan, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -29,6 +29,7 @@ class Rules(Plan):
         except BadInput as error:
             raise WorkflowError(str(error)) from None
         self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
+        self.scheduler, self.device = (self.config["compute"][key] for key in ("scheduler", "device"))
         self.memory = memory_bytes(self.config["memory"])
         # One value for this run and for the jobs that it sends to a cluster.
         self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
@@ -111,6 +112,8 @@ class Rules(Plan):
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
         options += " --request={params.request:q}"
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
+        machine += " --scheduler {resources.scheduler:q}" if stage in SCHEDULED else ""
+        machine += " --device {resources.device:q}" if stage == "neighbors" else ""
         given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
         return f"{fixed} {options} {machine}{given}"
 

@@ -14,6 +14,8 @@ rule neighbors:
         mem_mb=heatwalk_rules.memory // 10**6,
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
+        scheduler=heatwalk_rules.scheduler,
+        device=heatwalk_rules.device,
     params:
         options=heatwalk_rules.options_of("neighbors"),
         code=heatwalk_rules.code("neighbors"),
@@ -36,11 +38,12 @@ rule affinity:
         "logs/{dataset}/affinity.benchmark.tsv"
     conda:
         "../../envs/base.yaml"
-    threads: 1
+    threads: heatwalk_rules.threads
     resources:
         mem_mb=heatwalk_rules.memory // 10**6,
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
+        scheduler=heatwalk_rules.scheduler,
     params:
         options=heatwalk_rules.options_of("affinity"),
         code=heatwalk_rules.code("affinity"),
@@ -61,11 +64,12 @@ rule diffusion_map:
         "logs/{dataset}/diffusion_map.benchmark.tsv"
     conda:
         "../../envs/base.yaml"
-    threads: 1
+    threads: heatwalk_rules.threads
     resources:
         mem_mb=heatwalk_rules.memory // 10**6,
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
+        scheduler=heatwalk_rules.scheduler,
     params:
         options=heatwalk_rules.options_of("diffusion_map"),
         code=heatwalk_rules.code("diffusion_map"),

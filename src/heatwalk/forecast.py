@@ -1,0 +1,190 @@
+"""What a stage will need: seconds, peak memory and disk, from the size of its input, before anything runs.
+
+Bytes follow from what the stages hold; seconds from figures of two cores of an AMD EPYC (docs/benchmarks.md), shared
+out over the threads. Seconds of another machine differ by its speed, bytes do not.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from heatwalk.errors import OutOfResources, Problem
+
+_PROCESS = 165e6  # bytes of a stage that has read nothing
+_START = 1.0  # seconds until it has begun to read
+_UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
+_FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
+_PARALLEL = ("neighbors", "affinity", "diffusion_map")
+
+
+class Size(NamedTuple):
+    """What a stage's needs depend on."""
+
+    n_cells: int
+    n_columns: int = 0  # genes, channels or coordinates of the input
+    n_stored: int = 0  # values of the input: the stored ones, or all of a dense one
+    n_selected: int = 0  # columns that the representation is computed from; 0: it is passed through
+    dimension: int = 50  # of the representation
+    value_bytes: int = 4
+    n_neighbors: int = 30
+    n_edges: int = 0  # of the symmetric graph; 0: not known yet
+    n_modes: int = 15
+
+    @property
+    def edges(self) -> int:
+        return self.n_edges or int(self.n_cells * (1 + 2 * _UNION * min(self.n_neighbors, self.n_cells - 1)))
+
+
+class Need(NamedTuple):
+    seconds: float
+    memory: int  # bytes at the peak
+    result: int  # bytes that stay on disk
+    scratch: int  # bytes on disk while it runs
+
+    @property
+    def disk(self) -> int:
+        return self.result + self.scratch
+
+
+def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
+    """The size of an opened input, by its first rows; options: of every stage."""
+    n_cells, n_columns = source.n_cells, int(np.prod(source.item_shape)) if source.item_shape else len(source.features)
+    n_stored = n_cells * n_columns
+    if source.sparse:
+        first = next(source.blocks(min(n_cells, _FIRST_ROWS)))
+        n_stored = int(first.nnz * (n_cells / max(first.shape[0], 1)))
+    pca, n_top_genes = options["pca"], options["cells"]["n_top_genes"]
+    passes, auto = kind == "points" and pca["n_components"] == "auto", min(50, n_columns)
+    n_selected = min(n_top_genes or n_columns, n_columns) if kind in ("counts", "logged") else n_columns
+    dimension = n_columns if passes else auto if pca["n_components"] == "auto" else pca["n_components"]
+    if pca["use_rep"] in source.obsm:
+        passes, dimension = True, source.obsm[pca["use_rep"]].shape[1]
+    n_modes = options["diffusion_map"]["n_components"]
+    return Size(
+        n_cells,
+        n_columns,
+        n_stored,
+        n_selected=0 if passes else n_selected,
+        dimension=dimension,
+        value_bytes=source.dtype.itemsize if passes else 4,
+        n_neighbors=min(options["neighbors"]["n_neighbors"], max(n_cells - 1, 1)),
+        n_modes=50 if n_modes == "auto" else n_modes,
+    )
+
+
+def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
+    """The size that the published results of earlier stages have; None where they do not say. options: of the stage."""
+    size: dict = {}
+    if "cells" in results:
+        cells = results["cells"]
+        size = {"n_cells": cells["split"].shape[0], "n_columns": cells["selected"].shape[0]}
+        size["n_stored"] = cells["data"].shape[0] if "data" in cells else int(np.prod(cells["values"].shape))
+        passes = options.get("use_rep") or (options.get("n_components") == "auto" and "values" in cells)
+        size["n_selected"] = 0 if passes else int(np.count_nonzero(cells["selected"][:]))
+    if "pca" in results:
+        coordinates = results["pca"]["coordinates"]
+        size |= {"n_cells": coordinates.shape[0], "dimension": coordinates.shape[1]}
+        size["value_bytes"] = coordinates.dtype.itemsize
+    if "neighbors" in results:
+        size["n_neighbors"] = results["neighbors"]["indices"].shape[1]
+    if "affinity" in results:
+        affinity = results["affinity"]
+        size |= {"n_cells": affinity["degrees"].shape[0], "n_edges": affinity["indices"].shape[0]}
+    for name in ("n_neighbors", "n_components"):
+        if isinstance(options.get(name), int):
+            size["n_neighbors" if name == "n_neighbors" else "n_modes"] = options[name]
+    return Size(**size) if size else None
+
+
+def forecast(stage: str, size: Size, *, threads: int = 2, memory: int | None = None, block_cells: int = 8192) -> Need:
+    """What one stage needs. memory: bytes it may use where it has a choice."""
+    seconds, held, result, scratch = _STAGES[stage](size, threads, memory, block_cells)
+    share = 2 / threads if stage in _PARALLEL else 1
+    return Need(_START + seconds * share, int(_PROCESS + held), int(result), int(scratch))
+
+
+def refuse(stage: str, need: Need, memory: int, where: str) -> None:
+    """Raise OutOfResources when a stage's memory does not fit what it may use."""
+    if need.memory > memory:
+        raise OutOfResources(Problem("HW-RS-004", where, _too_much(stage, need, memory), _way_out(stage, need)))
+
+
+def _too_much(stage: str, need: Need, memory: int) -> str:
+    return f"{stage} needs about {need.memory / 1e9:.2f} GB of memory, it may use {memory / 1e9:.2f} GB"
+
+
+def _way_out(stage: str, need: Need) -> str:
+    fewer = {
+        "diffusion_map": ", or diffusion_map: landmarks to 5000 or n_components to less",
+        "pca": ", or for counts cells: n_top_genes to less",
+        "cells": ", or block_cells to less",
+    }
+    return f"set memory to {np.ceil(need.memory / 1e8 + 0.5) / 10:.1f}GB or more{fewer.get(stage, '')}"
+
+
+def _cells(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    block = min(block_cells, size.n_cells) * size.n_stored / max(size.n_cells, 1)
+    held = 360 * size.n_cells + 500 * size.n_columns + 40 * block
+    written = 2.5 * size.n_stored + 60 * size.n_cells
+    return 2.2e-6 * size.n_cells + 5e-8 * size.n_stored, held, written, 0
+
+
+def _pca(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    held = 85 * size.n_cells
+    seconds = 1.6e-6 * size.n_cells
+    if size.n_selected:
+        held += 8 * size.n_selected**2 * (threads + 3) + 16 * 1024 * size.n_selected * threads
+        seconds += 8e-11 * size.n_cells * size.n_selected**2 + 1e-9 * size.n_selected**3
+    return seconds, held, 0.95 * size.n_cells * size.dimension * size.value_bytes, 0
+
+
+def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    n, k, row = size.n_cells, size.n_neighbors, size.dimension * size.value_bytes
+    found = n * k * (4 + size.value_bytes)
+    if n <= 20_000:
+        return 8e-11 * n**2 * (size.dimension + 40), n * row + 4e7, 0.7 * found, 0
+    gathered = min(2.0**27, n * row) * threads
+    held = 100 * n + gathered + 10e6 * threads
+    # Lists grow with sqrt(n), and so do the cells that one cell is compared with.
+    seconds = 6.5 * (n / 2e5) ** 1.25 * (size.dimension + 20) / 70
+    return seconds, held, 0.7 * found + 4 * n, n * row + found
+
+
+def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    directed = size.n_cells * size.n_neighbors
+    held = 150 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
+    scratch = directed * (8 + size.value_bytes) + 12 * (size.n_cells + 2 * directed)
+    return 1.7e-7 * size.edges, held, 10.5 * size.edges + 40 * size.n_cells, scratch
+
+
+def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    from heatwalk.diffusion_map import bytes_held
+
+    vectors, matrix = bytes_held(size.n_cells, size.n_modes + 1), 12 * size.edges
+    streams = memory is not None and vectors + matrix > memory
+    held = vectors if streams else vectors + matrix
+    # Products grow with the number of cells as the bandwidth shrinks: (n)^0.2 on data of four dimensions.
+    products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
+    seconds = products * (1.05e-9 * size.edges + 2.1e-8 * size.n_cells) * (2 if streams else 1)
+    return seconds, held - _PROCESS, 8 * size.n_cells * size.n_modes, matrix if streams else 0
+
+
+def _atlas(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    everything = 2.5 * size.n_stored + 12 * size.edges + 8 * size.n_cells * (size.dimension / 2 + size.n_modes + 12)
+    return 3.5e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
+
+
+def _report(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    return 8 + 4e-6 * size.n_cells, 2.5e8 + 350 * size.n_cells, 3e6, 0
+
+
+_STAGES: Mapping = {
+    "cells": _cells,
+    "pca": _pca,
+    "neighbors": _neighbors,
+    "affinity": _affinity,
+    "diffusion_map": _diffusion_map,
+    "atlas": _atlas,
+    "report": _report,
+}

@@ -1,0 +1,156 @@
+"""forecast and `heatwalk plan`: sizes from inputs and results, what does not fit is refused, and real runs agree."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse
+from click.testing import CliRunner
+
+from heatwalk import config, forecast
+from heatwalk.cli import main
+from heatwalk.errors import OutOfResources
+from heatwalk.forecast import Size
+
+OPTIONS = {
+    "cells": {"n_top_genes": 2000},
+    "pca": {"n_components": "auto", "use_rep": ""},
+    "neighbors": {"n_neighbors": 30},
+    "diffusion_map": {"n_components": 15},
+}
+
+
+def source(n_cells=5000, n_columns=40, sparse=False, **kept):
+    def blocks(n_rows):
+        yield scipy.sparse.random(n_rows, n_columns, density=0.1, format="csr", rng=np.random.default_rng(0))
+
+    shape = {"n_cells": n_cells, "item_shape": (n_columns,), "features": range(n_columns)}
+    return SimpleNamespace(**{**shape, "sparse": sparse, "obsm": {}, "dtype": np.dtype("f4"), "blocks": blocks, **kept})
+
+
+def test_points_pass_through_and_are_dense():
+    size = forecast.of_source(source(), "points", OPTIONS)
+    assert size == Size(5000, 40, 200_000, n_selected=0, dimension=40)
+
+
+def test_counts_are_judged_by_their_first_rows():
+    size = forecast.of_source(source(n_columns=3000, sparse=True), "counts", OPTIONS)
+    assert (size.n_selected, size.dimension, size.n_columns) == (2000, 50, 3000)
+    assert size.n_stored == pytest.approx(0.1 * 5000 * 3000, rel=0.02)
+
+
+def test_options_of_the_representation_count():
+    asked = {**OPTIONS, "pca": {"n_components": 7, "use_rep": ""}, "diffusion_map": {"n_components": "auto"}}
+    size = forecast.of_source(source(), "points", asked)
+    assert (size.dimension, size.n_selected, size.n_modes) == (7, 40, 50)
+    named = {**OPTIONS, "pca": {"n_components": "auto", "use_rep": "X_scVI"}}
+    size = forecast.of_source(source(obsm={"X_scVI": np.zeros((5000, 11))}), "counts", named)
+    assert (size.dimension, size.n_selected) == (11, 0)
+
+
+def test_few_cells_have_few_neighbors():
+    assert forecast.of_source(source(n_cells=10), "points", OPTIONS).n_neighbors == 9
+
+
+def test_published_results_say_their_size():
+    results = {
+        "pca": {"coordinates": np.zeros((90, 12), np.float32)},
+        "neighbors": {"indices": np.zeros((90, 5), np.int32)},
+    }
+    size = forecast.of_results(results, {"alpha": 1.0})
+    assert (size.n_cells, size.dimension, size.n_neighbors, size.value_bytes) == (90, 12, 5, 4)
+    assert forecast.of_results({}, {}) is None
+
+
+@pytest.mark.parametrize("stage", config.STAGES)
+def test_more_cells_never_need_less(stage):
+    sizes = [Size(n, 50, 50 * n, dimension=50) for n in (1000, 10_000, 100_000, 10**6, 10**7)]
+    needs = [forecast.forecast(stage, size) for size in sizes]
+    for fewer, more in itertools.pairwise(needs):
+        assert all(left <= right for left, right in zip(fewer, more, strict=True))
+    assert needs[0].memory > 1e8
+
+
+def test_a_matrix_that_does_not_fit_is_read_from_disk_and_needs_scratch():
+    size = Size(10**6, 50, 5 * 10**7)
+    held, streamed = (forecast.forecast("diffusion_map", size, memory=memory) for memory in (4 * 10**9, 13 * 10**8))
+    assert held.scratch == 0
+    assert streamed.scratch == 12 * size.edges
+    assert streamed.memory <= 13 * 10**8 < held.memory
+
+
+def test_ten_million_cells_are_foreseen_under_sixteen_gigabytes():
+    size = Size(10**7, 50, 5 * 10**8)
+    needs = [forecast.forecast(stage, size, memory=16 * 10**9) for stage in config.STAGES]
+    assert max(need.memory for need in needs) <= 16 * 10**9
+
+
+def test_what_does_not_fit_is_refused_with_the_number_and_what_to_type():
+    need = forecast.forecast("diffusion_map", Size(10**7, 50, 5 * 10**8), memory=4 * 10**9)
+    with pytest.raises(OutOfResources, match=r"HW-RS-004 here: .* needs about .* GB .* 4.00 GB; set memory to .*GB"):
+        forecast.refuse("diffusion_map", need, 4 * 10**9, "here")
+    enough = float(str(forecast._way_out("diffusion_map", need)).split("set memory to ")[1].split("GB")[0])
+    forecast.refuse("diffusion_map", need, int(enough * 1e9), "here")
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    np.save(tmp_path / "config" / "cloud.npy", np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32))
+    (tmp_path / "config" / "datasets.tsv").write_text("name\tsource\tkind\ncloud\tcloud.npy\tpoints\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(*arguments):
+    return CliRunner().invoke(main, ["plan", *arguments])
+
+
+def test_plan_prints_every_stage_and_starts_nothing(folder):
+    result = planned()
+    assert result.exit_code == 0, result.output
+    assert all(f"cloud                {stage:<14}" in result.output for stage in config.STAGES)
+    assert "in all, on" in result.output
+    assert not (folder / "results").exists()
+
+
+def test_plan_as_json(folder):
+    content = json.loads(planned("--json", "--cores", "1").output)
+    assert content["threads"] == 1
+    assert content["problems"] == []
+    assert [row["stage"] for row in content["stages"]] == list(config.STAGES)
+    assert {"seconds", "memory", "result", "scratch"} == set(content["stages"][0]["need"])
+
+
+def test_plan_of_what_cannot_fit_ends_with_four_and_one_line_a_stage(folder):
+    (folder / "small.yaml").write_text("memory: 100MB\n")
+    result = planned("small.yaml")
+    assert result.exit_code == 4
+    assert result.output.count("HW-RS-004") == len(config.STAGES)
+
+
+def test_plan_says_what_is_wrong_with_an_input(folder):
+    (folder / "config" / "datasets.tsv").write_text("name\tsource\tkind\ncloud\tnowhere.npy\tpoints\n")
+    result = planned()
+    assert result.exit_code == 2
+    assert "nowhere.npy" in result.output
+
+
+def test_run_refuses_to_start_what_cannot_fit(folder):
+    (folder / "small.yaml").write_text("memory: 100MB\n")
+    result = CliRunner().invoke(main, ["run", "--configfile", "small.yaml", "--cores", "1"])
+    assert result.exit_code == 4
+    assert "HW-RS-004" in result.output
+    assert not list((folder / "results").glob("cloud/*"))
+
+
+def test_run_refuses_a_disk_that_is_too_small(folder, monkeypatch):
+    monkeypatch.setattr("heatwalk.needs.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = CliRunner().invoke(main, ["run", "--cores", "1"])
+    assert result.exit_code == 4
+    assert "HW-RS-006" in result.output
