@@ -101,6 +101,13 @@ def test_types_are_those_of_the_schema():
     assert types == {"indptr": "int64", "indices": "int32", "components": "int32", "order": "int64", **floats}
 
 
+def test_the_order_of_the_cells_is_that_of_the_neighbors():
+    points = cloud(300)
+    found = hw.neighbors(points, n_neighbors=12, method="inverted_lists")
+    np.testing.assert_array_equal(hw.affinity(points, found).order, found.order)
+    np.testing.assert_array_equal(made(points).order, np.arange(300))
+
+
 def test_adaptive_weights_do_not_depend_on_units():
     one, other = (made(scale * cloud(), alpha=0.5) for scale in (1.0, 1e-6))
     np.testing.assert_allclose(one.weights, other.weights, rtol=1e-10)

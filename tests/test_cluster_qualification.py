@@ -293,7 +293,6 @@ def test_a_disk_that_fills_at_any_moment_ends_with_4_and_the_old_result_stands(s
     before, ended = roots(folder), {}
     # The same stage with other options, so that all of it has to be written.
     option = {"neighbors": {"n_neighbors": 25}, "affinity": {"alpha": 0.5}, "diffusion_map": {"n_components": 9}}[stage]
-    (folder / "mine.yaml").write_text(f"{stage}: {option}\n")
     for most in np.geomspace(3e3, 3e6, 10).astype(int):
 
         def limit(most=most):

@@ -1,11 +1,16 @@
 """neighbors: brute force in float64 is the truth, ties by index included; the stated recall is counted again."""
 
+import importlib
+
 import faiss
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 import heatwalk as hw
 from heatwalk import compute, store
+
+stage = importlib.import_module("heatwalk.neighbors")  # the name in the package is the function
 
 
 def brute_force(points, n_neighbors):
@@ -128,7 +133,8 @@ def test_two_points_are_enough():
 
 def true_recall(points, found):
     """Share of neighbours that are as near as the last true one, over all points."""
-    radius = brute_force(points, found.distances.shape[1])[1][:, -1:]
+    last = found.distances.shape[1]  # the point itself is the first of all
+    radius = np.partition(cdist(points, points), last, axis=1)[:, last : last + 1]
     return (found.distances <= radius * (1 + 1e-12)).mean()
 
 
@@ -148,10 +154,26 @@ def test_inverted_lists_reach_the_recall_asked_for_and_state_the_true_one(hard, 
 
 def test_a_higher_recall_searches_more_lists(hard):
     probes = [
-        hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=recall).probes for recall in (0.3, 0.999)
+        hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=recall).probes
+        for recall in (0.01, 0.3, 0.999)
     ]
-    assert probes[0] < 8
-    assert probes[1] > 8
+    assert 1 == probes[0] < probes[1] < 8 < probes[2] <= 64
+
+
+@pytest.mark.parametrize("min_recall", [0.3, 0.8])
+def test_no_more_lists_are_searched_than_the_recall_takes(monkeypatch, hard, min_recall):
+    found = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=min_recall)
+    monkeypatch.setattr(stage, "_enough", lambda *_: found.probes - 1)
+    fewer = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=0.0)
+    assert fewer.probes == found.probes - 1
+    assert fewer.recall < min_recall <= found.recall
+
+
+def test_lists_are_added_where_those_expected_to_suffice_do_not(monkeypatch, hard):
+    monkeypatch.setattr(stage, "_enough", lambda *_: 1)
+    found = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=0.5)
+    assert found.probes > 1
+    assert found.recall >= 0.5
 
 
 def test_a_recall_of_one_is_met(hard):
@@ -172,16 +194,54 @@ def test_the_recall_of_inverted_lists_counts_ties_as_found():
     assert hw.neighbors(points, n_neighbors=10, method="inverted_lists").recall == 1.0
 
 
+FEW = {
+    "heavy tails": lambda: np.random.default_rng(0).standard_cauchy(size=(3000, 1)),
+    "a few from afar": lambda: np.concatenate([cloud(2000, 2), 1e4 * cloud(6, 2, seed=1)]),
+    "a lump of duplicates": lambda: np.concatenate([cloud(500, 3), np.zeros((500, 3)), np.full((3, 3), 50.0)]),
+}
+
+
+@pytest.mark.parametrize("min_recall", [0.5, 0.99])
+@pytest.mark.parametrize("name", FEW)
+def test_lists_of_few_cells_are_joined_by_others_until_there_are_neighbors_enough(name, min_recall):
+    points = FEW[name]()
+    found = hw.neighbors(points, n_neighbors=30, method="inverted_lists", min_recall=min_recall)
+    assert np.isfinite(found.distances).all()
+    assert found.indices.min() >= 0
+    assert not (found.indices == np.arange(len(points))[:, None]).any()
+    assert (np.diff(np.sort(found.indices, axis=1), axis=1) > 0).all()
+
+
+def test_inverted_lists_can_give_all_other_points():
+    found = hw.neighbors(cloud(60, 2), n_neighbors=59, method="inverted_lists", min_recall=0.1)
+    expected = [sorted(set(range(60)) - {cell}) for cell in range(60)]
+    np.testing.assert_array_equal(np.sort(found.indices, axis=1), expected)
+
+
+def test_cells_are_ordered_by_locality(hard):
+    found = hw.neighbors(hard[:, :3], n_neighbors=15, method="inverted_lists")
+    np.testing.assert_array_equal(np.sort(found.order), np.arange(1500))
+    place = np.argsort(found.order)
+    apart = np.abs(place[found.indices] - place[:, None]).mean()
+    assert apart < 1500 / 3 / 2  # a third of all, were they in no order
+    np.testing.assert_array_equal(hw.neighbors(hard, n_neighbors=15).order, np.arange(1500))
+
+
 # ---- determinism, blocks, where it is written ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["exact", "inverted_lists"])
-def test_threads_and_blocks_change_no_byte(hard, method):
+def test_threads_and_blocks_and_files_change_no_byte(tmp_path, hard, method):
     def bytes_of(**options):
         found = hw.neighbors(hard, n_neighbors=15, method=method, seed=3, **options)
-        return found.indices.tobytes(), found.distances.tobytes(), found.recall, found.probes
+        values = [getattr(found, name).tobytes() for name in ("indices", "distances", "order")]
+        return values, found.recall, found.probes
 
-    assert bytes_of(threads=1) == bytes_of(threads=2) == bytes_of(threads=2, block_cells=100)
+    expected = bytes_of(threads=1)
+    assert bytes_of(threads=2) == expected
+    assert bytes_of(threads=3, block_cells=100) == expected
+    assert bytes_of(threads=2, scratch=tmp_path) == expected
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_of_faiss_are_left_as_they_were(hard):

@@ -124,20 +124,20 @@ def _by_differences(base, labels, queries: np.ndarray, names: np.ndarray, width:
         block, here = np.asarray(base[rows]), _names(labels, rows)
         distances = cdist(queries * scale, block * scale)
         distances[here == names[:, None]] = np.inf
-        found = _first(distances, here, width)
+        found = _first(distances, here, width, queries.dtype)
         nearest_yet = merged(nearest_yet, ranked(block, here, queries, names, found, unit), width)
     return nearest_yet
 
 
-def _first(distances: np.ndarray, names: np.ndarray, width: int) -> np.ndarray:
+def _first(distances: np.ndarray, names: np.ndarray, width: int, dtype=np.float32) -> np.ndarray:
     """Columns of the smallest distances of every row; of equal ones at the edge, those of the smallest names."""
     if width >= distances.shape[1]:
         return np.broadcast_to(np.arange(distances.shape[1]), distances.shape)
     found = np.argpartition(distances, width - 1, axis=1)[:, :width]
     last = np.take_along_axis(distances, found, 1).max(axis=1)
     # Within rounding of the last one, which of them are nearest is decided by distances in the type of the points.
-    tied = (distances <= last[:, None] * (1 + 1e-6)).sum(axis=1) > width
-    rounded = distances[tied].astype(np.float32)
+    tied = (distances <= last[:, None] * (1 + 8 * np.finfo(dtype).eps)).sum(axis=1) > width
+    rounded = distances[tied].astype(dtype)
     found[tied] = np.lexsort((np.broadcast_to(names, rounded.shape), rounded), axis=-1)[:, :width]
     return found
 

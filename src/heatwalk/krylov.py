@@ -53,7 +53,7 @@ class _State(NamedTuple):
 
 def width(n_modes: int) -> int:
     """Vectors that are held at once, for `n_modes` pairs."""
-    return _columns(n_modes) + 4 * BLOCK
+    return _columns(n_modes) + 6 * BLOCK
 
 
 def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> Pairs:
@@ -64,8 +64,7 @@ def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: fl
     columns, products = _columns(n_modes), 0
     space = np.empty((columns + BLOCK, operator.size))
     space[0] = trivial
-    block = _started(operator, space, 1, generator)
-    state = _State(space, np.ones((1, 1)), block, np.zeros((BLOCK, BLOCK)))
+    state = _State(space, np.ones((1, 1)), _started(operator, space, 1, generator), np.zeros((BLOCK, BLOCK)))
     while True:
         while len(state.reduced) + BLOCK <= columns:
             state, products = _expanded(operator, state, generator), products + BLOCK
@@ -156,7 +155,7 @@ def _orthonormal(operator: Operator, space: np.ndarray, known: int, block: np.nd
 def _residuals(operator: Operator, vectors: np.ndarray, values: np.ndarray) -> np.ndarray:
     squares = []
     for part in compute.blocks(len(values), BLOCK):
-        block = np.ascontiguousarray(vectors[part].T)
+        block = np.array(vectors[part].T, order="C")
         error = operator.product(block)
         block *= values[part]
         error -= block

@@ -36,6 +36,7 @@ _SMALLEST_GAP = 1e-4  # between 1 and what is damped
 _ROWS = 2**13  # rows of vectors combined at a time
 _SAMPLE_CELLS = 20_000  # cells that the exact map is computed of, to measure the error
 _SAMPLE_PAIRS = 20_000  # pairs of them whose distances are compared
+_SAME = 1e-9  # of the largest distance: less is no distance
 _BETWEEN = 256  # entries of the walk between patches for every landmark: about twice what was measured
 _ENTRY = 36  # bytes of an entry while they are summed
 
@@ -189,7 +190,7 @@ def difference(exact: Pairs, close: Pairs, root: np.ndarray, n_modes: int, gener
     for pairs in (exact, close):
         points = pairs.vectors[:, :n_modes] * pairs.values[:n_modes] / root[:, None]
         distances.append(np.linalg.norm(points[ends[0]] - points[ends[1]], axis=1))
-    apart = distances[0] > 0
+    apart = distances[0] > _SAME * distances[0].max()
     return float(np.mean(np.abs(distances[1] - distances[0])[apart] / distances[0][apart]))
 
 
