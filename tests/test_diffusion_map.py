@@ -316,6 +316,7 @@ def dense_conjugate(graph):
 
 
 def test_products_are_limited_and_what_has_not_converged_is_reported(monkeypatch, caplog):
+    monkeypatch.setattr(stage, "_DENSE_INSTEAD_UP_TO", 0)
     graph = affinity(SURFACES["swiss roll"]())
     expected = hw.diffusion_map(graph, n_components=8)
     monkeypatch.setattr(krylov, "_PRODUCTS", 1)
@@ -713,3 +714,11 @@ def test_out_is_filled_with_what_is_returned():
     found = hw.diffusion_map(affinity(SURFACES["small cloud"]()), n_components=3, out=out)
     assert set(out) == set(found._fields)
     assert all(out[name] is getattr(found, name) for name in out)
+
+
+def test_a_walk_all_but_stuck_in_small_places_is_solved_densely_instead():
+    # Weak links between groups: dozens of eigenvalues within a hundred thousandth of 1.
+    graph = affinity(np.random.default_rng(0).uniform(0, 80, (800, 2)), bandwidth=1.0)
+    found = hw.diffusion_map(graph, n_components=8)
+    assert np.ravel(found.solver)[0] == DENSE
+    assert np.ravel(found.converged)[:8].all()

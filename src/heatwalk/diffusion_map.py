@@ -16,6 +16,7 @@ from heatwalk.progress import log
 from heatwalk.scratch import remove
 
 _DENSE_UP_TO = 500  # cells of a component; a dense solve of that size is exact and immediate
+_DENSE_INSTEAD_UP_TO = 4000  # where the solver ends before it has converged: walks all but stuck in small places
 _TRIVIAL_SHIFT = 3.0  # takes the trivial eigenvalue from 1 to -2, below all others: it cannot mix with a null space
 _AUTO_COMPUTED = 50  # eigenvalues that `n_components: auto` looks at
 _SMALLEST_RESIDUAL = 1e-14  # what rounding leaves
@@ -234,15 +235,23 @@ def _solve(
     """Largest eigenpairs of A without the trivial one, descending, and what solved them."""
     size, trivial = component.size, root / np.linalg.norm(root)
     if size <= max(_DENSE_UP_TO, 2 * krylov.width(n_modes)):
-        dense = component.rows(slice(0, size)).toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
-        values, vectors = np.linalg.eigh((dense + dense.T) / 2)
-        values, vectors = values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes]
-        residuals = np.linalg.norm(dense @ vectors - vectors * values, axis=0)
-        return krylov.Pairs(values, vectors, residuals, 0), DENSE
+        return _dense(component, trivial, n_modes), DENSE
     if 0 < landmarks < size:
         return _by_landmarks(component, root, n_modes, landmarks, generator, workers), LANDMARKS
     accuracy = max(tolerance / 100, _SMALLEST_RESIDUAL)
-    return krylov.largest(_operator(component, workers), trivial, n_modes, accuracy, generator), KRYLOV
+    pairs = krylov.largest(_operator(component, workers), trivial, n_modes, accuracy, generator)
+    if pairs.residuals.max() > tolerance and size <= _DENSE_INSTEAD_UP_TO:
+        log.info("diffusion_map: %d products did not suffice, a dense solve takes seconds", pairs.products)
+        return _dense(component, trivial, n_modes), DENSE
+    return pairs, KRYLOV
+
+
+def _dense(component: Component, trivial: np.ndarray, n_modes: int) -> krylov.Pairs:
+    dense = component.rows(slice(0, component.size)).toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
+    values, vectors = np.linalg.eigh((dense + dense.T) / 2)
+    values, vectors = values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes]
+    residuals = np.linalg.norm(dense @ vectors - vectors * values, axis=0)
+    return krylov.Pairs(values, vectors, residuals, 0)
 
 
 def _by_landmarks(

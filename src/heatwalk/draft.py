@@ -21,7 +21,7 @@ class Draft(MutableMapping):
         import zarr
 
         self.folder, self.stage, self.path, self.block_cells = folder, stage, path, block_cells
-        self.scratch = path.parent / "scratch"
+        self.scratch = path.parent.absolute() / "scratch"  # workers elsewhere know it by this name
         self.scratch.mkdir()
         self.group = zarr.create_group(path, zarr_format=3)
         self._arrays: dict[str, object] = {}

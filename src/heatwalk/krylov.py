@@ -20,7 +20,7 @@ from heatwalk.progress import log
 
 BLOCK = 4  # columns of a block
 _CHECK_STEPS = 60  # of Lanczos, that look for a missed copy of a repeated eigenvalue
-_PRODUCTS = 400  # the most, for every pair wanted
+_PRODUCTS = 1000  # the most, for every pair wanted
 _LITTLE = 1e-3  # square of a norm that has cost digits of a column
 _NOTHING = 1e-13  # norm that is all rounding
 _PASSES = 6
@@ -59,7 +59,7 @@ def width(n_modes: int) -> int:
 def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> Pairs:
     """The `n_modes` largest eigenpairs of A beside its unit eigenvector `trivial`, of eigenvalue 1.
 
-    Iterates until |A v - lambda v| <= tolerance for every pair, or 400 products with a vector were made for each.
+    Iterates until |A v - lambda v| <= tolerance for every pair, or 1000 products with a vector were made for each.
     """
     columns, products = _columns(n_modes), 0
     space = np.empty((columns + BLOCK, operator.size))

@@ -240,7 +240,8 @@ class Result(Mapping):
         self.manifest = read_json(folder / "manifest.json")
         self.root, self.stage = self.manifest["root"], self.manifest["stage"]
         self.path = folder / self.manifest["data"] if self.manifest["data"] else None
-        self.group = zarr.open_group(self.path, mode="r", use_consolidated=False) if self.path else {}
+        # Absolute: workers elsewhere read it too, and what is not where they look would read as fill values.
+        self.group = zarr.open_group(self.path.absolute(), mode="r", use_consolidated=False) if self.path else {}
 
     def __getitem__(self, name: str):
         kind = schema.SCHEMAS[self.stage][name].kind
