@@ -15,6 +15,7 @@ from heatwalk.scratch import rearranged, remove
 
 _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an index
 _SAMPLE = 1000  # cells that the recall is measured on
+_MARGIN = 0.002  # of recall: another sample of cells would find a little more or less
 _QUERIES_A_TASK = 512
 _LISTS_A_TASK = 8
 
@@ -211,4 +212,5 @@ def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, min_recall: 
         place[divided.near(number, n_lists)] = np.arange(n_lists)
         rank[row] = place[away[row]]
     share = np.cumsum(np.bincount(rank.ravel(), minlength=n_lists)) / rank.size
-    return int(np.searchsorted(share, min_recall)) + 1 if share[-1] >= min_recall else n_lists
+    asked = min_recall + min(_MARGIN, (1 - min_recall) / 5)
+    return min(int(np.searchsorted(share, asked)) + 1, n_lists)
