@@ -156,9 +156,10 @@ class _Task:
 
 def _explained(client, error: Exception) -> HeatwalkError | None:
     """What the end of a task means, None where it is the task's own error."""
-    from distributed import KilledWorker
+    from distributed import CommClosedError, KilledWorker
 
-    if isinstance(error, CancelledError) or client.status != "running":
+    # A connection breaks a moment before the client says that it does.
+    if isinstance(error, CancelledError | CommClosedError) or client.status != "running":
         return _scheduler_lost()
     if isinstance(error, KilledWorker):
         cause = f"{error.allowed_failures + 1} workers died, one after the other, over the same block"
