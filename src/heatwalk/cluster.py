@@ -156,7 +156,8 @@ class _Task:
 
 def _explained(client, error: Exception) -> HeatwalkError | None:
     """What the end of a task means, None where it is the task's own error."""
-    from distributed import CommClosedError, KilledWorker
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     # A connection breaks a moment before the client says that it does.
     if isinstance(error, CancelledError | CommClosedError) or client.status != "running":
