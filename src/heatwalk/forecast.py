@@ -116,7 +116,7 @@ def _too_much(stage: str, need: Need, memory: int) -> str:
 
 def _way_out(stage: str, need: Need) -> str:
     fewer = {
-        "diffusion_map": ", or diffusion_map: landmarks to 5000 or n_components to less",
+        "diffusion_map": ", or diffusion_map: n_components to less",
         "pca": ", or for counts cells: n_top_genes to less",
         "cells": ", or block_cells to less",
     }
