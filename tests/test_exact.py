@@ -183,3 +183,47 @@ def test_a_row_of_minus_one_is_no_candidate():
     found = exact.ranked(points, np.array([10, 11, 12]), points[:1], np.array([10]), np.array([[0, 1, -1, 2]]), 4.0)
     np.testing.assert_array_equal(found.distances, [[np.inf, 1, np.inf, 3]])
     np.testing.assert_array_equal(found.names[0, [1, 3]], [11, 12])
+
+
+# ---- the smallest of a row -------------------------------------------------------------------------------------------
+
+ROWS = {
+    "as they come": lambda: cloud(40, 5000),
+    "ascending": lambda: np.sort(cloud(40, 5000), axis=1),
+    "descending": lambda: -np.sort(cloud(40, 5000), axis=1),
+    "small ones together": lambda: np.concatenate([cloud(40, 100) - 10, cloud(40, 4000, 1)], axis=1),
+    "small ones at the end": lambda: np.concatenate([cloud(40, 4001), cloud(40, 100, 1) - 10], axis=1),
+    "few": lambda: cloud(40, 70),
+    "one row": lambda: cloud(1, 3000),
+}
+
+
+@pytest.mark.parametrize("width", [1, 2, 33, 61])
+@pytest.mark.parametrize("name", ROWS)
+def test_the_smallest_of_every_row_are_those_of_a_sort(name, width):
+    values = ROWS[name]().astype(np.float32)
+    found, columns = exact.smallest(values, width)
+    np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(values, axis=1)[:, :width])
+    np.testing.assert_array_equal(np.take_along_axis(values, columns, 1), found)
+    assert all(len(set(row)) == width for row in columns.tolist())
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7])
+def test_of_equal_values_so_many_as_asked_for_are_taken_each_once(levels):
+    values = np.random.default_rng(0).integers(0, levels, (30, 4000)).astype(np.float32)
+    found, columns = exact.smallest(values, 50)
+    np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(values, axis=1)[:, :50])
+    assert all(len(set(row)) == 50 for row in columns.tolist())
+
+
+def test_products_are_held_for_a_few_queries_at_a_time(monkeypatch):
+    block, queries = cloud(500, 6).astype(np.float32), cloud(90, 6, 1).astype(np.float32)
+    squares, rows = exact.candidates(queries, block, 20)
+    monkeypatch.setattr(exact, "_PRODUCT", 3000)
+    again, same = exact.candidates(queries, block, 20)
+    difference = queries[:, None] - block[None]
+    np.testing.assert_allclose(
+        np.sort(squares, axis=1), np.sort((difference**2).sum(axis=-1), axis=1)[:, :20], rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(np.sort(rows, axis=1), np.sort(same, axis=1))
+    np.testing.assert_allclose(np.sort(squares, axis=1), np.sort(again, axis=1), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import heatwalk as hw
-from heatwalk import compute, store
+from heatwalk import store
 
 stage = importlib.import_module("heatwalk.neighbors")  # the name in the package is the function
 
@@ -68,7 +68,7 @@ def test_exact_search_equals_brute_force_with_ties_by_index(name, n_neighbors):
 
 
 def test_exact_search_of_many_tight_points_equals_brute_force():
-    # So many that faiss would take |x|^2 + |y|^2 - 2xy, which has no digit left for distances within a group.
+    # So many that |x|^2 + |y|^2 - 2xy has no digit left for distances within a group.
     points = tight_groups(3000, 50)
     found = hw.neighbors(points, n_neighbors=5)
     rows = np.arange(0, 6000, 60)
@@ -76,16 +76,6 @@ def test_exact_search_of_many_tight_points_equals_brute_force():
         distances = np.linalg.norm(points - points[row], axis=1)
         distances[row] = np.inf
         np.testing.assert_array_equal(found.indices[row], np.argsort(distances, kind="stable")[:5])
-
-
-def test_faiss_keeps_the_digits_of_small_distances():
-    points = (tight_groups(3000, 50) - 500).astype(np.float32)
-    index = faiss.IndexFlatL2(50)
-    index.add(points)
-    with compute.faiss_differences():
-        squares, nearest = index.search(points, 1)
-    np.testing.assert_array_equal(nearest[:, 0], np.arange(6000))
-    np.testing.assert_array_equal(squares, 0)
 
 
 def test_single_precision_is_kept():

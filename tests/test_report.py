@@ -35,7 +35,19 @@ def published(folder, stage, arrays, run=None, **parameters):
     return store.read(folder / stage)
 
 
-def results(folder, *, n_cells=300, pieces=(), modes=4, recall=1.0, residual=1e-13, obs=None, removed=10, run=True):
+def results(
+    folder,
+    *,
+    n_cells=300,
+    pieces=(),
+    modes=4,
+    recall=1.0,
+    residual=1e-13,
+    obs=None,
+    removed=10,
+    run=True,
+    landmark_error=np.nan,
+):
     """A small published dataset; pieces: numbers of cells outside the largest component of the graph."""
     rng = np.random.default_rng(0)
     folder = folder / "results" / "tiny"
@@ -72,7 +84,9 @@ def results(folder, *, n_cells=300, pieces=(), modes=4, recall=1.0, residual=1e-
         "affinity": {"indptr": np.concatenate([[0], counts.cumsum()]), "degrees": positive, "density": positive,
                      "bandwidths": positive, "components": labels},
         "diffusion_map": {"eigenvalues": eigenvalues, "eigenvectors": rng.normal(size=(n_cells, modes)),
-                          "residuals": residuals, "converged": residuals <= 1e-10, "spectrum": spectrum},
+                          "residuals": residuals, "converged": residuals <= 1e-10, "spectrum": spectrum,
+                          "solver": np.full(len(pieces) + 1, 2, np.uint8),
+                          "landmark_error": np.float64(landmark_error)},
         "atlas": {},
     }  # fmt: skip
     parameters = {
@@ -121,6 +135,7 @@ def test_page_is_whole_and_stands_alone(tmp_path):
     assert done.warnings == ()
     assert [each["id"] for each in read.all("section")] == list(SECTIONS)
     assert "All 4 pairs converged; recall 1.000; the graph is connected." in read.seen
+    assert "Landmarks" not in read.seen
     for tag, attributes in read.tags:
         for name in ("src", "href", "action", "data", "poster", "srcset", "xlink:href", "background"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
@@ -224,6 +239,32 @@ def test_pieces_of_the_graph_are_drawn_apart(tmp_path):
     assert "Piece 3: 50 cells" in read.seen
     assert "Piece 4:" not in read.seen
     assert len(read.all("img")) == 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "warned"),
+    [
+        (0.0123, "distances off by 1.23%", ""),
+        (
+            0.0821,
+            "distances off by 8.21%",
+            "Diffusion distances by landmarks are off by 8%. Set diffusion_map: landmarks",
+        ),
+        (np.nan, "distances off by an unknown share", "Diffusion distances by landmarks are off by an unknown share."),
+    ],
+)
+def test_pairs_by_landmarks_are_told_with_their_error_and_are_no_failure(tmp_path, error, said, warned):
+    made = with_spectra(results(tmp_path, residual=3e-4, landmark_error=error), solver=np.array([3], np.uint8))
+    done, _, read = page(tmp_path, made)
+    assert f"4 of 4 pairs by landmarks, {said}; recall 1.000" in read.seen
+    assert "Landmarks stand for the exact pairs here" in read.seen
+    assert [warning[: len(warned)] for warning in done.warnings] == [warned] * bool(warned)
+
+
+def test_pieces_that_landmarks_do_not_stand_for_are_judged_by_their_residuals(tmp_path):
+    made = results(tmp_path, pieces=(60,), residual=3e-4, landmark_error=0.01)
+    _, _, read = page(tmp_path, with_spectra(made, solver=np.array([3, 1], np.uint8)))
+    assert "4 of 8 pairs did not converge; 4 of 8 pairs by landmarks, distances off by 1.00%; recall" in read.seen
 
 
 @pytest.mark.parametrize("modes", [1, 2])

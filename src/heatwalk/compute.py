@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,7 +70,10 @@ def workers(
 
 @contextmanager
 def _threads(threads: int, scratch: Path | None) -> Iterator[Workers]:
-    with ThreadPoolExecutor(threads) as executor:
+    from threadpoolctl import threadpool_limits
+
+    # A BLAS built on OpenMP has a number of threads for every thread that calls it, which end with the executor.
+    with ThreadPoolExecutor(threads, initializer=partial(threadpool_limits, 1, user_api="blas")) as executor:
 
         @contextmanager
         def submitting(function: Callable) -> Iterator[Callable]:
@@ -134,16 +138,3 @@ def faiss_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-@contextmanager
-def faiss_differences() -> Iterator[None]:
-    """faiss without |x|^2 + |y|^2 - 2xy, which loses small distances; as before afterwards."""
-    import faiss
-
-    before = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heatwalk import compute, pictures
+from heatwalk.diffusion_map import LANDMARKS
 from heatwalk.errors import first_few
 from heatwalk.pictures import Column, number
 
@@ -24,6 +25,7 @@ _WEIGHTS = (
     "The weights of the graph may hold NaN: look at pca for values that are not finite, set affinity: bandwidth: "
     "adaptive, then run affinity and diffusion_map again."
 )
+_FAR = 0.05  # relative error of diffusion distances by landmarks
 _NARROW = 0.005  # eigengap beside the distance from 1
 
 
@@ -43,6 +45,24 @@ class Spectra(NamedTuple):
 
 def recall(results) -> float:
     return float(results["neighbors"]["recall"][...])
+
+
+def by_landmarks(results) -> np.ndarray:
+    """(component, 1) whether landmarks stand for the exact pairs of a component."""
+    return np.asarray(results["diffusion_map"]["solver"][:])[:, None] == LANDMARKS
+
+
+def verdict(results, spectra: Spectra) -> str:
+    """What became of the pairs."""
+    kept, exact = np.isfinite(spectra.eigenvalues), ~by_landmarks(results)
+    if not kept.any():
+        return "No eigenpair could be computed"
+    missed = int((kept & exact & ~spectra.converged).sum())
+    told = [f"{missed} of {kept.sum()} pairs did not converge"] if missed else []
+    if not exact.all():
+        off = f"{float(results['diffusion_map']['landmark_error'][...]):.2%}".replace("nan%", "an unknown share")
+        told.append(f"{(kept & ~exact).sum()} of {kept.sum()} pairs by landmarks, distances off by {off}")
+    return "; ".join(told) or f"All {kept.sum()} pairs converged"
 
 
 def kind(name: str) -> str:
@@ -194,7 +214,11 @@ def _about_search(results) -> list[Concern]:
 
 def _about_pairs(results, spectra: Spectra) -> list[Concern]:
     kept, found = np.isfinite(spectra.eigenvalues), []
-    missed = kept & ~spectra.converged
+    missed = kept & ~by_landmarks(results) & ~spectra.converged
+    error = float(results["diffusion_map"]["landmark_error"][...]) if by_landmarks(results).any() else 0.0
+    if not error <= _FAR:
+        text = f"Diffusion distances by landmarks are off by {error:.0%}.".replace("nan%", "an unknown share")
+        found.append(Concern(text, "Set diffusion_map: landmarks to more, or to 0 for the exact map."))
     if missed.any():
         places = [f"{mode + 1}" for mode in np.flatnonzero(missed.any(axis=0))]
         residuals = spectra.residuals[missed]

@@ -11,8 +11,10 @@ import numpy as np
 from heatwalk import compute
 from heatwalk.lists import scaled
 
-_BASE_ROWS = 8192
+_BASE_ROWS = 4096
 _QUERY_ROWS = 256
+_PRODUCT = 2**20  # products held at a time: they stay in the cache
+_GROUP = 32  # values of which the least is taken
 _GATHER_BYTES = 2**19  # candidate vectors held at a time: they stay in the cache
 
 
@@ -34,8 +36,8 @@ def nearest(
     """The `width` points nearest to each query, itself left out, by distance and then name.
 
     base: (point, dimension), read in blocks; labels: the name of every point, or None for its row.
-    queries: (query, dimension) and their names, of points of the base. device: "cpu" takes the candidates from faiss,
-    any other name is one of torch's; distances are computed on the CPU either way, and so are the neighbours the same.
+    queries: (query, dimension) and their names, of points of the base. device: where candidates are looked for, "cpu"
+    or a name of torch's; distances are computed on the CPU either way, and so the neighbours are the same.
     """
     nearest_yet, lower = _empty(len(queries), width, queries.dtype), np.full(len(queries), np.inf)
     scaled_queries = scaled(queries, centre, unit)
@@ -89,31 +91,68 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the block that may be among the nearest of every query, and a lower bound on the distance of all others.
 
-    Bounds: a rounded coordinate of magnitude up to 1 is off by 2^-24; a sum of d products by d 2^-24 of their size.
+    Bounds: a rounded coordinate of magnitude up to 1 is off by 2^-24; a sum of d products by d 2^-24 of their size, and
+    of those one is itself a sum.
     """
     dimension, width = queries.shape[1], 2 * width + 1
-    squares, found = _products(queries, block, min(width, len(block)), device)
     if width >= len(block):
-        return found, np.full(len(queries), np.inf)
+        every = np.broadcast_to(np.arange(len(block)), (len(queries), len(block)))
+        return every, np.full(len(queries), np.inf)
+    squares, found = candidates(queries, block, width, device)
     sizes = np.linalg.norm(queries, axis=1) + np.linalg.norm(block, axis=1).max()
-    error = (dimension + 8) * 2.0**-24 * sizes.astype(np.float64) ** 2
-    farther = np.sqrt(np.maximum(squares[:, -1] - error, 0)) - 4 * 2.0**-24 * np.sqrt(dimension)
+    error = (2 * dimension + 8) * 2.0**-24 * sizes.astype(np.float64) ** 2
+    farther = np.sqrt(np.maximum(squares.max(axis=1) - error, 0)) - 4 * 2.0**-24 * np.sqrt(dimension)
     return found, unit * np.maximum(farther, 0)
 
 
-def _products(queries: np.ndarray, block: np.ndarray, width: int, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest |x|^2 + |y|^2 - 2xy of every query, ascending, and their rows."""
+def candidates(
+    queries: np.ndarray, block: np.ndarray, width: int, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `width` smallest |x|^2 + |y|^2 - 2xy of every query, in single precision and no order, and their rows."""
     if device == "cpu":
-        import faiss
-
-        with compute.faiss_threads(1):
-            return faiss.knn(queries, block, width)
+        # |y|^2 - 2xy as one product: (-2x, 1) with (y, |y|^2).
+        left, right = (np.empty((len(points), points.shape[1] + 1), np.float32) for points in (queries, block))
+        left[:, :-1], left[:, -1] = -2 * queries, 1
+        right[:, :-1], right[:, -1] = block, np.einsum("ij,ij->i", block, block)
+        values, found = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
+        step = max(1, _PRODUCT // len(block))
+        product = np.empty((min(step, len(queries)), len(block)), np.float32)
+        for part in compute.blocks(len(queries), step):
+            here = np.matmul(left[part], right.T, out=product[: part.stop - part.start])
+            values[part], found[part] = smallest(here, width)
+        return values + np.einsum("ij,ij->i", queries, queries)[:, None], found
     import torch
 
     x, y = (torch.from_numpy(points).to(device) for points in (queries, block))
     squares = torch.addmm((y * y).sum(1), x, y.T, alpha=-2) + (x * x).sum(1, keepdim=True)
-    nearest = torch.topk(squares, width, largest=False, sorted=True)
+    nearest = torch.topk(squares, width, largest=False, sorted=False)
     return nearest.values.cpu().numpy(), nearest.indices.cpu().numpy()
+
+
+def smallest(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `width` smallest values of every row, in no order, and their columns.
+
+    columns 0 1 2 | 3 4 5 | 6 7 8      groups: every third column, {0 3 6} {1 4 7} {2 5 8}
+
+    The least values of `width` groups are as many values: none of the smallest is above the largest of them, and few
+    others are below. Finding that bound reads every value once in the order of memory; a heap compares one by one.
+    """
+    n_rows, n_columns = values.shape
+    n_groups = max(2 * width, n_columns // _GROUP)
+    depth = n_columns // n_groups
+    if depth < 2:
+        found = np.argpartition(values, width - 1, axis=1)[:, :width]
+        return np.take_along_axis(values, found, 1), found
+    least = values[:, : depth * n_groups].reshape(n_rows, depth, n_groups).min(axis=1)
+    bound = np.partition(least, width - 1, axis=1)[:, width - 1 : width]
+    row, column = np.divmod(np.flatnonzero(values <= bound), n_columns)
+    count = np.bincount(row, minlength=n_rows)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    few = np.full((n_rows, count.max()), np.inf, values.dtype)
+    columns = np.zeros(few.shape, np.int64)
+    few[row, place], columns[row, place] = values[row, column], column
+    found = np.argpartition(few, width - 1, axis=1)[:, :width]
+    return np.take_along_axis(few, found, 1), np.take_along_axis(columns, found, 1)
 
 
 def _by_differences(base, labels, queries: np.ndarray, names: np.ndarray, width: int, unit: float) -> Found:

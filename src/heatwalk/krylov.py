@@ -53,7 +53,7 @@ class _State(NamedTuple):
 
 def width(n_modes: int) -> int:
     """Vectors that are held at once, for `n_modes` pairs."""
-    return _columns(n_modes) + 6 * BLOCK
+    return _columns(n_modes) + 3 * BLOCK
 
 
 def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> Pairs:
@@ -83,6 +83,7 @@ def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: fl
                 break
             log.info("diffusion_map: a copy of a repeated eigenvalue is looked for")
             state = state._replace(block=_started(operator, space, kept, generator))
+    del state  # its block would be held beside those of the residuals
     values, vectors = values[1 : n_modes + 1], space[1 : n_modes + 1]
     return Pairs(values, vectors.T, _residuals(operator, vectors, values), products + n_modes)
 
@@ -123,7 +124,9 @@ def _normalised(operator: Operator, space: np.ndarray, known: int, image: np.nda
             break
         nothing = np.linalg.norm(coupling, axis=1) < _NOTHING
         coupling[nothing] = 0
-        image[:, nothing] = generator.standard_normal((operator.size, int(nothing.sum()))) / np.sqrt(operator.size)
+        for column in np.flatnonzero(nothing):
+            image[:, column] = generator.standard_normal(operator.size)
+            image[:, column] /= np.sqrt(operator.size)
         inner = _gram(operator, space[:known], image)
         squares = _project(operator, space[:known], image, inner, image.T)
     return coupling
@@ -160,6 +163,7 @@ def _residuals(operator: Operator, vectors: np.ndarray, values: np.ndarray) -> n
         block *= values[part]
         error -= block
         squares.append(np.einsum("ij,ij->j", error, error))
+        del block, error  # the next ones would be made beside them
     return np.sqrt(np.concatenate(squares))
 
 

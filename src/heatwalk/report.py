@@ -74,11 +74,7 @@ def _header(results, spectra: Spectra, components: np.ndarray) -> dict:
     cells = results["cells"]
     selected = np.asarray(cells["selected"][:]) if "selected" in cells else None
     started = [run["started"] for stage in results if (run := results[stage].run or {}).get("started")]
-    kept = np.isfinite(spectra.eigenvalues)
-    missed = int((kept & ~spectra.converged).sum())
     n_graph = int(components.max()) + 1
-    pairs = f"All {kept.sum()} pairs converged" if not missed else f"{missed} of {kept.sum()} pairs did not converge"
-    pairs = pairs if kept.any() else "No eigenpair could be computed"
     graph = "the graph is connected" if n_graph == 1 else f"the graph is in {n_graph} pieces"
     return {
         "cells": len(components),
@@ -86,7 +82,7 @@ def _header(results, spectra: Spectra, components: np.ndarray) -> dict:
         "graph": n_graph,
         "modes": spectra.eigenvalues.shape[1],
         "date": _date(max(started)) if started else None,
-        "verdict": f"{pairs}; recall {recall(results):.3f}; {graph}.",
+        "verdict": f"{evidence.verdict(results, spectra)}; recall {recall(results):.3f}; {graph}.",
     }
 
 
@@ -158,6 +154,7 @@ def _spectrum(results, spectra: Spectra) -> dict:
         "next": float(computed[chosen - 1] - computed[chosen]) if split else None,
         "pairs": [(place, *row) for place, row in enumerate(rows, start=1) if np.isfinite(row[0])],
         "slowest": steps[0],
+        "landmarks": bool(evidence.by_landmarks(results)[0, 0]),
         "values": pictures.sequence(
             computed,
             "eigenvalue",
