@@ -125,6 +125,21 @@ def test_row_blocks_of_a_component_are_its_rows(monkeypatch):
     np.testing.assert_array_equal(np.concatenate([component.rows(rows).toarray() for rows in blocks]), whole)
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_the_compiled_product_has_the_sums_of_scipys(monkeypatch, tmp_path, held):
+    found = made(graph(), held=held, folder=tmp_path)
+    component, rng = found.component(0), np.random.default_rng(2)
+    block = rng.standard_normal((component.size, 4))
+    for rows in (slice(0, component.size), slice(3, 9), slice(5, 5)):
+        plain = component.times(rows, block)
+        with monkeypatch.context() as patch:
+            patch.setattr(conjugate, "_COMPILED_FROM", 0)
+            compiled = component.times(rows, block)
+        np.testing.assert_array_equal(plain, component.rows(rows) @ block)
+        np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-15)
+        assert compiled.shape == (rows.stop - rows.start, 4)
+
+
 # ---- row ranges ------------------------------------------------------------------------------------------------------
 
 

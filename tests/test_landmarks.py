@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import heatwalk as hw
-from heatwalk import compute, conjugate, landmarks
+from heatwalk import chebyshev, compute, conjugate, landmarks
 from heatwalk.affinity import Affinity
 from heatwalk.diffusion_map import DENSE, KRYLOV, LANDMARKS
 from heatwalk.krylov import Operator
@@ -265,27 +265,14 @@ def test_a_cell_joins_the_patch_of_its_largest_entry(parts):
     np.testing.assert_array_equal(patch[reached], matrix[reached][:, begun].argmax(axis=1))
 
 
-@pytest.mark.parametrize("cut", [-0.3, 0.5, 0.9, 0.99])
-def test_the_filter_is_the_chebyshev_polynomial_that_is_one_at_one(cut):
-    eigenvalues = np.linspace(-1, 1, 41)
-    with compute.workers() as workers:
-        _, steps = landmarks._degree(cut)
-        found, _ = landmarks._filtered(operator_of(np.diag(eigenvalues), workers), np.eye(41), cut, steps)
-    polynomial = np.polynomial.chebyshev.Chebyshev.basis(steps, domain=[-1, cut])
-    assert polynomial(1) >= landmarks._AMPLIFIED > np.polynomial.chebyshev.Chebyshev.basis(steps - 1, [-1, cut])(1)
-    np.testing.assert_allclose(found, np.diag(polynomial(eigenvalues) / polynomial(1)), atol=1e-12)
-
-
-def test_a_cut_at_one_is_no_endless_filter():
-    assert landmarks._degree(1.0) == (1 - landmarks._SMALLEST_GAP, landmarks._MOST_STEPS)
-
-
 def test_refined_pairs_are_the_ritz_pairs_of_the_filtered_span(parts):
     component, root, workers = parts
     matrix, trivial = dense(component), root / np.linalg.norm(root)
     values, vectors = np.linalg.eigh(matrix)
     start = np.linalg.qr(np.random.default_rng(0).standard_normal((N_CELLS, 12)))[0]
-    polynomial = np.polynomial.chebyshev.Chebyshev.basis(landmarks._degree(0.97)[1], domain=[-1, 0.97])
+    polynomial = np.polynomial.chebyshev.Chebyshev.basis(
+        chebyshev.damping(0.97, landmarks._AMPLIFIED).degree, domain=[-1, 0.97]
+    )
     span = vectors @ (polynomial(values)[:, None] * (vectors.T @ start))
     span, _ = np.linalg.qr(span - np.outer(trivial, trivial @ span))
     ritz, rotation = np.linalg.eigh(span.T @ matrix @ span)
@@ -298,10 +285,12 @@ def test_levels_are_of_the_diagonal_of_the_squared_filter(parts):
     component, _, workers = parts
     matrix = dense(component)
     values, vectors = np.linalg.eigh(matrix)
-    polynomial = np.polynomial.chebyshev.Chebyshev.basis(landmarks._degree(0.9)[1], domain=[-1, 0.9])
+    polynomial = np.polynomial.chebyshev.Chebyshev.basis(
+        chebyshev.damping(0.9, landmarks._AMPLIFIED).degree, domain=[-1, 0.9]
+    )
     share = vectors**2 @ polynomial(values) ** 2
     level, products = landmarks.levels(operator_of(matrix, workers), 0.9, np.random.default_rng(0))
-    assert products == 8 * landmarks._degree(0.9)[1]
+    assert products == 8 * chebyshev.damping(0.9, landmarks._AMPLIFIED).degree
     assert (share[level > 0] > 1.5 * share.mean()).all()
     assert (level[share < share.mean()] == 0).all()
 

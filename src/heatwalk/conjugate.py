@@ -4,6 +4,8 @@ Cells stand component by component, and by locality within a component: a produc
 are the same wherever they are kept, and so is every bit of a product.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from heatwalk.scratch import array as scratch_array
 
 _BLOCK_EDGES = 2**18  # edges of a row block
 _READ_EDGES = 2**20  # edges read at a time
+COLUMNS = 4  # of a block of vectors that the solver multiplies
+_COMPILED_FROM = 2**21  # edges: a second of compilation is gained back
 
 
 class Component(NamedTuple):
@@ -32,11 +36,42 @@ class Component(NamedTuple):
         """Row ranges of about `_BLOCK_EDGES` edges each."""
         return cuts(self.indptr, slice(0, self.size), _BLOCK_EDGES)
 
+    def times(self, rows: slice, block: np.ndarray) -> np.ndarray:
+        """Some rows of A times a block of vectors, (row, column)."""
+        if block.shape[1] != COLUMNS or self.indptr[-1] - self.indptr[0] < _COMPILED_FROM:
+            return self.rows(rows) @ block
+        result = np.empty((rows.stop - rows.start, COLUMNS))
+        edges = slice(self.indptr[rows.start], self.indptr[rows.stop])
+        pointers = (self.indptr[rows.start : rows.stop + 1] - edges.start).astype(np.uint64)
+        # Without a sign no index is tested for one.
+        _four_columns()(pointers, self.columns[edges].view(np.uint32), self.values[edges], block, result)
+        return result
+
     def rows(self, rows: slice) -> scipy.sparse.csr_array:
         edges = slice(self.indptr[rows.start], self.indptr[rows.stop])
         pointers = (self.indptr[rows.start : rows.stop + 1] - edges.start).astype(np.int32)
         shape = (rows.stop - rows.start, self.size)
         return scipy.sparse.csr_array((self.values[edges], self.columns[edges], pointers), shape=shape)
+
+
+@lru_cache(maxsize=1)
+def _four_columns() -> Callable:
+    """A sparse matrix times four columns: twice as fast as for any number of them, with the same sums."""
+    import numba
+
+    @numba.njit(nogil=True)
+    def multiply(pointers, columns, values, block, result):
+        for row in range(len(result)):
+            first = second = third = fourth = 0.0
+            for entry in range(pointers[row], pointers[row + 1]):
+                value, column = values[entry], columns[entry]
+                first += value * block[column, 0]
+                second += value * block[column, 1]
+                third += value * block[column, 2]
+                fourth += value * block[column, 3]
+            result[row, 0], result[row, 1], result[row, 2], result[row, 3] = first, second, third, fourth
+
+    return multiply
 
 
 class Conjugate(NamedTuple):

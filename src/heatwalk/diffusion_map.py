@@ -216,7 +216,7 @@ def _operator(component: Component, workers: compute.Workers) -> Operator:
         take = take or result.__setitem__
 
         def multiplied(rows: slice) -> np.ndarray:
-            return component.rows(rows) @ block
+            return component.times(rows, block)
 
         def taken(rows: slice) -> None:
             take(rows, multiplied(rows))

@@ -1,12 +1,17 @@
 """Largest eigenpairs of a symmetric matrix that may be too large for memory: block Krylov-Schur with thick restarts.
 
-    space   [ Ritz vectors kept | block | block | ... ]      orthonormal; each block is A times the last one, made so
+    space   [ Ritz vectors kept | block | block | ... ]      orthonormal; each block is p(A) times the last, made so
     full?   Ritz pairs of the space; the first half of them is kept, and the last block goes on
 
-A is read once for every block of four vectors, so a space of m vectors costs m / 4 readings. Reorthogonalisation is
-full and done twice. A block also finds as many copies of a repeated eigenvalue as it has columns.
+p(A) is A in the first space; what that shows of the spectrum then gives a Chebyshev polynomial (`heatwalk.chebyshev`)
+that damps all but the eigenvalues looked for, and a space of the same vectors reaches as many times farther as p has
+degrees. The eigenvectors are those of A, and so are the eigenvalues and residuals at the end.
+
+A is read once for every degree and block of four vectors. Reorthogonalisation is full and done twice. A block also
+finds as many copies of a repeated eigenvalue as it has columns.
 Sources: Stewart, A Krylov-Schur algorithm for large eigenproblems (2001); Zhou and Saad, Block Krylov-Schur method for
-large symmetric eigenvalue problems (2008).
+large symmetric eigenvalue problems (2008); Li, Xi, Vecharynski, Yang and Saad, A thick-restart Lanczos algorithm with
+polynomial filtering (2016).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,17 +21,22 @@ import numpy as np
 import scipy.linalg
 
 from heatwalk import compute
+from heatwalk.chebyshev import NOTHING, Damping, damped, damping
+from heatwalk.conjugate import COLUMNS
 from heatwalk.progress import log
 
-BLOCK = 4  # columns of a block
+BLOCK = COLUMNS  # of a block
 _CHECK_STEPS = 60  # of Lanczos, that look for a missed copy of a repeated eigenvalue
 _PRODUCTS = 1000  # the most, for every pair wanted
 _LITTLE = 1e-3  # square of a norm that has cost digits of a column
 _NOTHING = 1e-13  # norm that is all rounding
 _PASSES = 6
-_ROWS = 2**12  # entries of vectors combined at a time: they stay in the cache
+_ROWS = 2**11  # entries of vectors combined at a time: they stay in the cache
 
 _PARTS = 8  # of these a task
+_WIDER = 2.0  # times the gap between 1 and the last eigenvalue wanted: where damping begins
+_WIDE = 15.0  # times the gap is too far away
+_GROWN = 10.0  # times what is damped, eigenvalue 1
 
 
 class Pairs(NamedTuple):
@@ -39,7 +49,7 @@ class Pairs(NamedTuple):
 class Operator(NamedTuple):
     """A symmetric matrix by its products with blocks of vectors, (row, column)."""
 
-    product: Callable
+    product: Callable  # of a block; with a function `take`, that is called with a range of rows and what they are
     size: int
     workers: compute.Workers  # threads that combine vectors
 
@@ -59,44 +69,87 @@ def width(n_modes: int) -> int:
 def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: float, generator) -> Pairs:
     """The `n_modes` largest eigenpairs of A beside its unit eigenvector `trivial`, of eigenvalue 1.
 
-    Iterates until |A v - lambda v| <= tolerance for every pair, or 1000 products with a vector were made for each.
+    All eigenvalues lie between -1 and 1. Iterates until |A v - lambda v| <= tolerance for every pair, or 1000 products
+    with a vector were made for each.
     """
-    columns, products = _columns(n_modes), 0
+    columns, products, most, by = _columns(n_modes), 0, _PRODUCTS * n_modes, NOTHING
     space = np.empty((columns + BLOCK, operator.size))
     space[0] = trivial
     state = _State(space, np.ones((1, 1)), _started(operator, space, 1, generator), np.zeros((BLOCK, BLOCK)))
     while True:
         while len(state.reduced) + BLOCK <= columns:
-            state, products = _expanded(operator, state, generator), products + BLOCK
-        values, rotation = _ritz(state.reduced)
-        residuals = np.linalg.norm(state.coupling @ rotation[-BLOCK:, 1 : n_modes + 1], axis=0)
+            state, products = _expanded(operator, state, by, generator), products + BLOCK * by.degree
+            if by is not NOTHING and _ends(state, by, n_modes, tolerance if products <= most else np.inf):
+                break  # before the space is full, as a step costs many products
+        values, rotation, residuals = _ritz(state, by, n_modes)
         done = int((residuals <= tolerance).sum())
         log.info("diffusion_map: %d products, %d of %d pairs, residual %.1e", products, done, n_modes, residuals.max())
-        kept = n_modes + 1 if done == n_modes else (columns + n_modes) // 2
+        kept = n_modes + 1 if done == n_modes else min(len(rotation), (columns + n_modes) // 2)
         _rotate(operator, space, rotation[:, :kept])
+        better = _better(by, values[n_modes], residuals.max())
+        if done < n_modes and better is not by and products <= most:
+            by, state = better, state._replace(reduced=np.ones((1, 1)), block=_mixed(operator, space, kept, generator))
+            continue
         space[kept : kept + BLOCK] = space[len(rotation) : len(rotation) + BLOCK]
         state = state._replace(reduced=np.diag(values[:kept]))
-        if done == n_modes or products > _PRODUCTS * n_modes:
-            missed = _missed(operator, space[:kept], values[n_modes], generator)
+        if done == n_modes or products > most:
+            missed = _missed(operator, space[:kept], by.eigenvalue(values[n_modes]), generator)
             products += _CHECK_STEPS
-            if not missed or products > _PRODUCTS * n_modes:
+            if not missed or products > most:
                 break
             log.info("diffusion_map: a copy of a repeated eigenvalue is looked for")
             state = state._replace(block=_started(operator, space, kept, generator))
     del state  # its block would be held beside those of the residuals
-    values, vectors = values[1 : n_modes + 1], space[1 : n_modes + 1]
-    return Pairs(values, vectors.T, _residuals(operator, vectors, values), products + n_modes)
+    vectors = space[1 : n_modes + 1]
+    values, residuals = _of_vectors(operator, vectors)
+    order = np.argsort(-values, kind="stable")
+    if (order != np.arange(n_modes)).any():  # equal but for rounding, or far from converged
+        _rotate(operator, vectors, np.eye(n_modes)[:, order])
+    return Pairs(values[order], vectors.T, residuals[order], products + n_modes)
 
 
 def _columns(n_modes: int) -> int:
     return 1 + BLOCK * (-(-(2 * n_modes + 32) // BLOCK))
 
 
-def _expanded(operator: Operator, state: _State, generator) -> _State:
-    """A times the block, made orthonormal to it and to the space: the next block."""
+def _ends(state: _State, by: Damping, n_modes: int, tolerance: float) -> bool:
+    """Whether all pairs have converged, or show that another polynomial would be better."""
+    if len(state.reduced) <= n_modes:
+        return False
+    values, _, residuals = _ritz(state, by, n_modes)
+    return bool((residuals <= tolerance).all()) or _better(by, values[n_modes], residuals.max()) is not by
+
+
+def _better(by: Damping, value: float, residual: float) -> Damping:
+    """What damps better for pairs down to an eigenvalue of p(A), or the same where that would be little better.
+
+    A Ritz value is never above its eigenvalue, so what is wanted lies above the cut.
+    """
+    gap = 1 - by.eigenvalue(value)
+    known = by is NOTHING and residual < gap / 10  # then the pairs are all but found
+    if known or 1 - by.cut < _WIDE * gap or _WIDER * gap > 1:
+        return by
+    return damping(1 - _WIDER * gap, _GROWN)
+
+
+def _mixed(operator: Operator, space: np.ndarray, known: int, generator) -> np.ndarray:
+    """A block of random combinations of the known vectors of a space, to begin again; it is put after the first."""
+    block, weights = np.empty((operator.size, BLOCK)), generator.standard_normal((known - 1, BLOCK))
+
+    def mix(rows: slice) -> int:
+        block[rows] = space[1:known, rows].T @ weights
+        return 0
+
+    sum(_by_parts(operator, mix))
+    _orthonormal(operator, space, 1, block)
+    return block
+
+
+def _expanded(operator: Operator, state: _State, by: Damping, generator) -> _State:
+    """p(A) times the block, made orthonormal to it and to the space: the next block."""
     known = len(state.reduced)
     joined = state.space[: known + BLOCK]
-    image = operator.product(state.block)
+    image = operator.product(state.block) if by is NOTHING else damped(operator.product, state.block, by)[0]
     inner = _gram(operator, joined, image)
     again = _project(operator, joined, image, inner, joined)
     squares = _project(operator, joined, image, again, image.T)
@@ -132,12 +185,14 @@ def _normalised(operator: Operator, space: np.ndarray, known: int, image: np.nda
     return coupling
 
 
-def _ritz(reduced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values and rotation, the trivial pair first and then descending."""
-    values, rotation = np.linalg.eigh(reduced[1:, 1:])
-    whole = np.eye(len(reduced))
+def _ritz(state: _State, by: Damping, n_modes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ritz values and rotation, the trivial pair first and then descending; residuals of the first, it left out."""
+    values, rotation = np.linalg.eigh(state.reduced[1:, 1:])
+    whole = np.eye(len(state.reduced))
     whole[1:, 1:] = rotation[:, ::-1]
-    return np.concatenate([[1.0], values[::-1]]), whole
+    residuals = np.linalg.norm(state.coupling @ whole[-BLOCK:, 1 : n_modes + 1], axis=0)
+    values = np.concatenate([[1.0], values[::-1]])
+    return values, whole, by.residuals(residuals, values[1 : n_modes + 1])
 
 
 def _started(operator: Operator, space: np.ndarray, known: int, generator) -> np.ndarray:
@@ -155,16 +210,18 @@ def _orthonormal(operator: Operator, space: np.ndarray, known: int, block: np.nd
         _turn(operator, block, rotation / np.sqrt(values) @ rotation.T, space, known)
 
 
-def _residuals(operator: Operator, vectors: np.ndarray, values: np.ndarray) -> np.ndarray:
-    squares = []
-    for part in compute.blocks(len(values), BLOCK):
+def _of_vectors(operator: Operator, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients of unit vectors, and residuals."""
+    values, squares = [], []
+    for part in compute.blocks(len(vectors), BLOCK):
         block = np.array(vectors[part].T, order="C")
         error = operator.product(block)
-        block *= values[part]
+        values.append(np.einsum("ij,ij->j", block, error))
+        block *= values[-1]
         error -= block
         squares.append(np.einsum("ij,ij->j", error, error))
         del block, error  # the next ones would be made beside them
-    return np.sqrt(np.concatenate(squares))
+    return np.concatenate(values), np.sqrt(np.concatenate(squares))
 
 
 def _missed(operator: Operator, found: np.ndarray, smallest: float, generator) -> bool:

@@ -22,6 +22,7 @@ import scipy.sparse
 import scipy.sparse.csgraph
 
 from heatwalk import compute, krylov
+from heatwalk.chebyshev import damped, damping
 from heatwalk.conjugate import Component
 from heatwalk.krylov import Operator, Pairs
 from heatwalk.progress import log, track
@@ -31,8 +32,6 @@ _TESTS = 8  # random vectors that look for what patches lose
 _BULK = 4.0  # times the mean that a cell may hold of the slow modes without being set apart
 _LEVEL = 8.0  # factor from level to level
 _AMPLIFIED = 100.0  # at eigenvalue 1, what is damped being at most 1
-_MOST_STEPS = 200
-_SMALLEST_GAP = 1e-4  # between 1 and what is damped
 _ROWS = 2**13  # rows of vectors combined at a time
 _SAMPLE_CELLS = 20_000  # cells that the exact map is computed of, to measure the error
 _SAMPLE_PAIRS = 20_000  # pairs of them whose distances are compared
@@ -102,13 +101,13 @@ def levels(operator: Operator, cut: float, generator) -> tuple[np.ndarray, int]:
     all modes: about 1 / n for each mode of n cells. Source: the test vectors of Brezina et al., Adaptive smoothed
     aggregation (2005).
     """
-    cut, steps = _degree(cut)
-    vectors, _ = _filtered(operator, generator.standard_normal((operator.size, _TESTS)), cut, steps)
+    by = damping(cut, _AMPLIFIED)
+    vectors, _ = damped(operator.product, generator.standard_normal((operator.size, _TESTS)), by)
     share = np.einsum("ij,ij->i", vectors, vectors)
     times = np.maximum(share / (_BULK * share.mean()), 1)
     level = np.ceil(np.log(times) / np.log(_LEVEL)).astype(np.int8)
     log.info("diffusion_map: %d cells hold much of the slow modes", np.count_nonzero(level))
-    return level, steps * _TESTS
+    return level, by.degree * _TESTS
 
 
 def lumped(component: Component, root: np.ndarray, patch: np.ndarray, workers: compute.Workers) -> Walk:
@@ -144,8 +143,8 @@ def refined(operator: Operator, start: np.ndarray, trivial: np.ndarray, n_modes:
     p is the Chebyshev polynomial that is at most 1 on [-1, cut] and 100 at 1. Every combination of the columns of the
     start has a Rayleigh quotient of `cut` or more, so none is damped to nothing.
     """
-    cut, steps = _degree(cut)
-    block, image = _filtered(operator, start, cut, steps)
+    by = damping(cut, _AMPLIFIED)
+    block, image = damped(operator.product, start, by)
     inner = _summed(operator, lambda rows: trivial[None, rows] @ block[rows])
 
     def project(rows: slice) -> np.ndarray:
@@ -166,8 +165,8 @@ def refined(operator: Operator, start: np.ndarray, trivial: np.ndarray, n_modes:
         return np.einsum("ij,ij->j", error, error)
 
     residuals = np.sqrt(_summed(operator, turn))
-    log.info("diffusion_map: smoothed in %d steps, residual %.1e", steps, residuals.max())
-    return Pairs(values, block[:, :n_modes], residuals, (steps + 1) * start.shape[1])
+    log.info("diffusion_map: smoothed in %d steps, residual %.1e", by.degree, residuals.max())
+    return Pairs(values, block[:, :n_modes], residuals, (by.degree + 1) * start.shape[1])
 
 
 def sample(component: Component, root: np.ndarray, generator) -> Walk:
@@ -199,34 +198,6 @@ def _walk(weights: scipy.sparse.csr_array) -> Walk:
     root = np.sqrt(weights.sum(axis=1))
     values = weights.data / (np.repeat(root, np.diff(weights.indptr)) * np.take(root, weights.indices))
     return Walk(Component(weights.indptr.astype(np.int64), weights.indices.astype(np.int32), values), root)
-
-
-def _degree(cut: float) -> tuple[float, int]:
-    """Where damping begins, and the degree of the polynomial."""
-    cut = min(cut, 1 - _SMALLEST_GAP)
-    steps = np.arccosh(_AMPLIFIED) / np.arccosh((3 - cut) / (1 + cut))
-    return cut, min(int(np.ceil(steps)), _MOST_STEPS)
-
-
-def _filtered(operator: Operator, start: np.ndarray, cut: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """T_steps((A - centre) / half) start, divided by what T_steps is at eigenvalue 1: nothing overflows. And its space.
-
-    T_1 = x T_0 and T_s+1 = 2 x T_s - T_s-1; the quotient of T_s and T_s+1 at eigenvalue 1 is what scales.
-    """
-    centre, half = (cut - 1) / 2, (cut + 1) / 2
-    first = half / (1 - centre)
-    ratio, scale, less = first, first / half, 0.0
-    block, before = start, np.zeros_like(start)
-    for _ in track(range(steps), "diffusion_map: smoothing", steps):
-
-        def take(rows: slice, made: np.ndarray, block=block, before=before, scale=scale, less=less) -> None:
-            before[rows] = scale * (made - centre * block[rows]) - less * before[rows]
-
-        operator.product(block, take)
-        block, before = before, block
-        following = 1 / (2 / first - ratio)
-        scale, less, ratio = 2 * following / half, ratio * following, following
-    return block, before
 
 
 def _summed(operator: Operator, function: Callable):
