@@ -443,7 +443,7 @@ def some_graph(request, roll, islands):
 
 def memory_for(n_cells, n_computed, n_entries):
     """Bytes that hold the vectors and so many entries of the matrix."""
-    return stage.bytes_held(n_cells, n_computed) + 12 * n_entries
+    return stage.bytes_held(n_cells, 0, n_computed) + 12 * n_entries
 
 
 @pytest.mark.parametrize("in_folder", [False, True])
@@ -474,7 +474,7 @@ def test_a_matrix_is_gathered_in_as_many_entries_as_memory_has_room_for(roll):
 
 
 def test_memory_that_the_vectors_do_not_fit_in_is_refused_with_both_numbers(roll):
-    needed = stage.bytes_held(N_POINTS, 7) / 1e9
+    needed = stage.bytes_held(N_POINTS, 0, 7) / 1e9
     match = rf"HW-RS-004 diffusion_map: the vectors of 700 cells need {needed:.2f} GB, memory is 0.12 GB; set memory to"
     with pytest.raises(hw.OutOfResources, match=match) as caught:
         hw.diffusion_map(roll, n_components=6, memory=120_000_000)

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from heatwalk import config, forecast
 from heatwalk.cli import main
+from heatwalk.conjugate import COMPILED_FROM
+from heatwalk.diffusion_map import bytes_held
 from heatwalk.errors import OutOfResources
 from heatwalk.forecast import Size
 
@@ -18,7 +20,7 @@ OPTIONS = {
     "cells": {"n_top_genes": 2000},
     "pca": {"n_components": "auto", "use_rep": ""},
     "neighbors": {"n_neighbors": 30},
-    "diffusion_map": {"n_components": 15},
+    "diffusion_map": {"n_components": 15, "landmarks": 0},
 }
 
 
@@ -42,7 +44,8 @@ def test_counts_are_judged_by_their_first_rows():
 
 
 def test_options_of_the_representation_count():
-    asked = {**OPTIONS, "pca": {"n_components": 7, "use_rep": ""}, "diffusion_map": {"n_components": "auto"}}
+    automatic = {"n_components": "auto", "landmarks": 0}
+    asked = {**OPTIONS, "pca": {"n_components": 7, "use_rep": ""}, "diffusion_map": automatic}
     size = forecast.of_source(source(), "points", asked)
     assert (size.dimension, size.n_selected, size.n_modes) == (7, 40, 50)
     named = {**OPTIONS, "pca": {"n_components": "auto", "use_rep": "X_scVI"}}
@@ -154,3 +157,18 @@ def test_run_refuses_a_disk_that_is_too_small(folder, monkeypatch):
     result = CliRunner().invoke(main, ["run", "--cores", "1"])
     assert result.exit_code == 4
     assert "HW-RS-006" in result.output
+
+
+def test_landmarks_are_foreseen_to_take_less_time_and_the_same_disk():
+    exact = Size(10**6, 50, 5 * 10**7)
+    close = exact._replace(landmarks=2000)
+    all_cells, few = (forecast.forecast("diffusion_map", size) for size in (exact, close))
+    assert few.seconds < all_cells.seconds / 1.5
+    assert few.memory < all_cells.memory
+    assert few.result == all_cells.result
+    assert forecast.forecast("diffusion_map", exact._replace(landmarks=10**6)) == all_cells
+
+
+def test_the_compiler_is_counted_where_products_are_compiled():
+    few, many = (bytes_held(10**5, n_edges, 16) for n_edges in (COMPILED_FROM - 1, COMPILED_FROM))
+    assert 5e7 < many - few < 2e8

@@ -118,7 +118,7 @@ def test_a_matrix_in_files_changes_no_byte(sheet, small_blocks, tmp_path, monkey
     options = {"n_components": 6, "landmarks": 100}
     expected = hw.diffusion_map(sheet, **options)
     monkeypatch.setattr(stage, "_FEWEST_EDGES", 2000)
-    memory = stage.bytes_held(N_CELLS, 7, 100) + 12 * 5000
+    memory = stage.bytes_held(N_CELLS, 0, 7, 100) + 12 * 5000
     streamed = hw.diffusion_map(sheet, **options, memory=memory, scratch=tmp_path)
     assert bytes_of(streamed) == bytes_of(expected)
     assert not list(tmp_path.iterdir())
@@ -134,9 +134,11 @@ def test_other_processes_change_no_byte(sheet, tmp_path, monkeypatch):
 
 
 def test_memory_is_foreseen_with_the_walk_between_patches(sheet):
-    assert stage.bytes_held(10**6, 16, 2000) < stage.bytes_held(10**6, 16) == stage.bytes_held(10**6, 16, 10**6)
-    assert stage.bytes_held(10**6, 16, 200_000) > stage.bytes_held(10**6, 16)
-    memory = stage.bytes_held(N_CELLS, 7, 100)
+    assert (
+        stage.bytes_held(10**6, 0, 16, 2000) < stage.bytes_held(10**6, 0, 16) == stage.bytes_held(10**6, 0, 16, 10**6)
+    )
+    assert stage.bytes_held(10**6, 0, 16, 200_000) > stage.bytes_held(10**6, 0, 16)
+    memory = stage.bytes_held(N_CELLS, 0, 7, 100)
     with pytest.raises(hw.OutOfResources, match="HW-RS-004 diffusion_map") as caught:
         hw.diffusion_map(sheet, n_components=6, landmarks=100, memory=memory)
     enough = float(re.search(r"set memory to ([0-9.]+)GB or more", str(caught.value))[1])

@@ -18,7 +18,7 @@ from heatwalk.scratch import array as scratch_array
 _BLOCK_EDGES = 2**18  # edges of a row block
 _READ_EDGES = 2**20  # edges read at a time
 COLUMNS = 4  # of a block of vectors that the solver multiplies
-_COMPILED_FROM = 2**21  # edges: a second of compilation is gained back
+COMPILED_FROM = 2**21  # edges: a second of compilation is gained back
 
 
 class Component(NamedTuple):
@@ -38,7 +38,7 @@ class Component(NamedTuple):
 
     def times(self, rows: slice, block: np.ndarray) -> np.ndarray:
         """Some rows of A times a block of vectors, (row, column)."""
-        if block.shape[1] != COLUMNS or self.indptr[-1] - self.indptr[0] < _COMPILED_FROM:
+        if block.shape[1] != COLUMNS or self.indptr[-1] - self.indptr[0] < COMPILED_FROM:
             return self.rows(rows) @ block
         result = np.empty((rows.stop - rows.start, COLUMNS))
         edges = slice(self.indptr[rows.start], self.indptr[rows.stop])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute, krylov
-from heatwalk.conjugate import Component, Conjugate, conjugate
+from heatwalk.conjugate import COMPILED_FROM, Component, Conjugate, conjugate
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.krylov import Operator
 from heatwalk.landmarks import EXTRA, bytes_lumped, carried, difference, levels, lumped, patches, refined, sample
@@ -21,6 +21,7 @@ _TRIVIAL_SHIFT = 3.0  # takes the trivial eigenvalue from 1 to -2, below all oth
 _AUTO_COMPUTED = 50  # eigenvalues that `n_components: auto` looks at
 _SMALLEST_RESIDUAL = 1e-14  # what rounding leaves
 _ROOM = 2 * 10**8  # bytes of a process that has read nothing, and of the blocks on their way
+_COMPILER = 8 * 10**7  # bytes of what compiles the product
 _SENT_FROM = 100_000  # cells of a component whose products are computed by other processes, if there are any
 _FEWEST_EDGES = 2**22  # entries of the matrix gathered at a time, at the least
 _BETWEEN_TOLERANCE = 1e-4  # of the walk between patches, which is an approximation anyway
@@ -182,19 +183,20 @@ def _check(n_components: int | str, landmarks: int, n_cells: int) -> None:
         raise BadInput(Problem("HW-DM-003", "landmarks", cause, f"set landmarks to 0 or to {fewest} or more"))
 
 
-def bytes_held(n_cells: int, n_modes: int, landmarks: int = 0) -> int:
+def bytes_held(n_cells: int, n_edges: int, n_modes: int, landmarks: int = 0) -> int:
     """Bytes of the vectors of a solve for `n_modes` pairs, its matrix left out."""
     vectors = 8 * krylov.width(n_modes) * n_cells
     if 0 < landmarks < n_cells:
         vectors = max(16 * (n_modes + EXTRA) * n_cells, bytes_lumped(landmarks, n_modes))
-    return int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + _ROOM
+    compiler = _COMPILER if n_edges >= COMPILED_FROM else 0
+    return int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + _ROOM + compiler
 
 
 def _room(
     n_cells: int, n_edges: int, n_modes: int, memory: int | None, scheduler: str, landmarks: int = 0
 ) -> tuple[bool, int]:
     """Whether the matrix is held in memory; and how many of its entries are gathered at a time."""
-    vectors, entry = bytes_held(n_cells, n_modes, landmarks), 12
+    vectors, entry = bytes_held(n_cells, n_edges, n_modes, landmarks), 12
     if memory is None:
         return scheduler == "threads", n_edges
     if vectors + entry * _FEWEST_EDGES > memory:

@@ -30,6 +30,7 @@ class Size(NamedTuple):
     n_neighbors: int = 30
     n_edges: int = 0  # of the symmetric graph; 0: not known yet
     n_modes: int = 15
+    landmarks: int = 0
 
     @property
     def edges(self) -> int:
@@ -70,6 +71,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         value_bytes=source.dtype.itemsize if passes else 4,
         n_neighbors=min(options["neighbors"]["n_neighbors"], max(n_cells - 1, 1)),
         n_modes=50 if n_modes == "auto" else n_modes,
+        landmarks=options["diffusion_map"]["landmarks"],
     )
 
 
@@ -91,9 +93,9 @@ def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
     if "affinity" in results:
         affinity = results["affinity"]
         size |= {"n_cells": affinity["degrees"].shape[0], "n_edges": affinity["indices"].shape[0]}
-    for name in ("n_neighbors", "n_components"):
+    for name, field in (("n_neighbors", "n_neighbors"), ("n_components", "n_modes"), ("landmarks", "landmarks")):
         if isinstance(options.get(name), int):
-            size["n_neighbors" if name == "n_neighbors" else "n_modes"] = options[name]
+            size[field] = options[name]
     return Size(**size) if size else None
 
 
@@ -160,13 +162,16 @@ def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) ->
 
 def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     from heatwalk.diffusion_map import bytes_held
+    from heatwalk.landmarks import EXTRA
 
-    vectors, matrix = bytes_held(size.n_cells, size.n_modes + 1), 12 * size.edges
+    vectors, matrix = bytes_held(size.n_cells, size.edges, size.n_modes + 1, size.landmarks), 12 * size.edges
     streams = memory is not None and vectors + matrix > memory
     held = vectors if streams else vectors + matrix
     # Products grow with the number of cells as the bandwidth shrinks: (n)^0.2 on data of four dimensions.
     products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
     seconds = products * (1.05e-9 * size.edges + 2.1e-8 * size.n_cells) * (2 if streams else 1)
+    if 0 < size.landmarks < size.n_cells:  # and the map of a part that measures their error
+        seconds = 4e-8 * size.edges * (size.n_modes + 1 + EXTRA) / 2 + 3
     return seconds, held - _PROCESS, 8 * size.n_cells * size.n_modes, matrix if streams else 0
 
 

@@ -1,0 +1,55 @@
+"""device: search by torch finds the same neighbours to the last bit, on the CPU under another name, and on a GPU."""
+
+import numpy as np
+import pytest
+from test_exact import POINTS, cloud
+
+import heatwalk as hw
+from heatwalk import compute, exact
+from heatwalk.errors import OutOfResources
+
+torch = pytest.importorskip("torch")
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+def found_on(device, points, width):
+    centre = points.mean(axis=0, dtype=np.float64)
+    unit = float(2.0 ** np.ceil(np.log2(np.abs(points - centre).max())))
+    names = np.arange(len(points))
+    return exact.nearest(points, None, points, names, width, centre, unit, device)
+
+
+# torch has the CPU under this name; to heatwalk it is none of its own.
+@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("base_rows", [64, 4096])
+@pytest.mark.parametrize("name", POINTS)
+def test_neighbours_and_distances_are_the_same_to_the_last_bit(monkeypatch, name, base_rows, device):
+    monkeypatch.setattr(exact, "_BASE_ROWS", base_rows)
+    points = POINTS[name]()
+    expected, found = (found_on(where, points, 9) for where in ("cpu", device))
+    assert found.names.tobytes() == expected.names.tobytes()
+    assert found.distances.tobytes() == expected.distances.tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_search_on_the_gpu_is_the_exact_search(dtype):
+    points = cloud(30_000, 50).astype(dtype)
+    expected, found = (hw.neighbors(points, method="exact", device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    assert hw.neighbors(points, device="cuda").probes == 0
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_there_is_no_silent_cpu(device):
+    if device == "cuda" and torch.cuda.is_available():
+        compute.check_device(device)
+        return
+    with pytest.raises(OutOfResources, match=f"HW-CP-002 .*sees no '{device}' device") as caught:
+        hw.neighbors(cloud(100, 3), device=device)
+    assert "set compute: device: cpu" in str(caught.value)
