@@ -14,6 +14,8 @@ import points  # noqa: E402
 import scale  # noqa: E402
 import tools  # noqa: E402
 
+import workflow  # noqa: E402
+
 
 def record(tool: str, cells: int, repeat: int = 0, **found) -> dict:
     return {"tool": tool, "cells": cells, "repeat": repeat, **found}
@@ -160,3 +162,16 @@ def test_peers_that_are_not_installed_say_so(tmp_path):
 def test_a_check_that_did_not_end_is_told():
     records = [measured("heatwalk", 1000, 1.0), measured("scanpy", 1000, 1.0, check="over 9 s")]
     assert scale.unchecked(records) == ["scanpy, 1,000 cells, not checked: over 9 s"]
+
+
+def test_stages_of_the_workflow_stand_beside_what_was_foreseen_with_their_exponents():
+    def found(seconds):
+        foreseen = {"seconds": 2 * seconds, "memory": 3e8}
+        return {"seconds": seconds, "peak_memory_bytes": 2e8, "predicted": foreseen}
+
+    sizes = {1000: dict.fromkeys(workflow.STAGES, found(1.0)), 100_000: dict.fromkeys(workflow.STAGES, found(1000.0))}
+    head, _, first, *_, last = workflow.table(sizes)
+    assert columns(head) == ["stage", "1,000", "100,000", "exponent"]
+    assert columns(first) == ["cells", "1.0 (2.0) s, 200 (300)", "1,000.0 (2,000.0) s, 200 (300)", "1.50"]
+    assert columns(last) == ["all", f"{len(workflow.STAGES)} s", f"{1000 * len(workflow.STAGES):,} s", "1.50"]
+    assert workflow.table({1000: sizes[1000]})[-1].endswith("| - |")

@@ -157,7 +157,7 @@ def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) ->
     directed = size.n_cells * size.n_neighbors
     held = 150 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
     scratch = directed * (8 + size.value_bytes) + 12 * (size.n_cells + 2 * directed)
-    return 1.7e-7 * size.edges, held, 10.5 * size.edges + 40 * size.n_cells, scratch
+    return 2.5e-7 * size.edges, held, 10.5 * size.edges + 40 * size.n_cells, scratch
 
 
 def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
@@ -177,7 +177,7 @@ def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: in
 
 def _atlas(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     everything = 2.5 * size.n_stored + 12 * size.edges + 8 * size.n_cells * (size.dimension / 2 + size.n_modes + 12)
-    return 3.5e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
+    return 4e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
 
 
 def _report(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
