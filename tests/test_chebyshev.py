@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from heatwalk import chebyshev
-from heatwalk.chebyshev import NOTHING, Damping
+from heatwalk.chebyshev import Damping
 
 
 def product_of(eigenvalues):
@@ -36,15 +36,10 @@ def test_an_eigenvalue_above_the_cut_comes_back_from_that_of_the_polynomial(by):
     above, below = np.linspace(by.cut + 1e-3, 1, 9), np.linspace(-1, by.cut, 9)
     polynomial = np.polynomial.chebyshev.Chebyshev.basis(by.degree, domain=[-1, by.cut])
     assert by.grown == pytest.approx(polynomial(1), rel=1e-12)
-    again = [by.eigenvalue(value) for value in polynomial(above) / polynomial(1)]
-    np.testing.assert_allclose(again, above, atol=1e-12)
-    again = [by.eigenvalue(value) for value in polynomial(below) / polynomial(1)]
-    np.testing.assert_allclose(again, by.cut, atol=1e-12)
-
-
-def test_degree_one_is_the_matrix_itself():
-    assert NOTHING.eigenvalue(-0.3) == -0.3
-    np.testing.assert_array_equal(NOTHING.residuals(np.array([1e-3, 2e-9]), np.array([0.5, -0.1])), [1e-3, 2e-9])
+    np.testing.assert_allclose(by.values(above), polynomial(above) / polynomial(1), atol=1e-12)
+    np.testing.assert_allclose(by.values(below), 1 / by.grown, atol=1e-12)
+    np.testing.assert_allclose(by.eigenvalues(polynomial(above) / polynomial(1)), above, atol=1e-12)
+    np.testing.assert_allclose(by.eigenvalues(polynomial(below) / polynomial(1)), by.cut, atol=1e-12)
 
 
 @pytest.mark.parametrize("by", [Damping(0.5, 3), Damping(0.98, 20), Damping(0.9, 7)])

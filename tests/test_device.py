@@ -6,7 +6,7 @@ from test_exact import POINTS, cloud
 
 import heatwalk as hw
 from heatwalk import compute, exact
-from heatwalk.errors import OutOfResources
+from heatwalk.errors import BadInput, OutOfResources
 
 torch = pytest.importorskip("torch")
 gpu = [
@@ -53,3 +53,10 @@ def test_a_device_that_is_not_there_is_no_silent_cpu(device):
     with pytest.raises(OutOfResources, match=f"HW-CP-002 .*sees no '{device}' device") as caught:
         hw.neighbors(cloud(100, 3), device=device)
     assert "set compute: device: cpu" in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_lists_are_not_searched_on_the_gpu_and_that_is_said():
+    with pytest.raises(BadInput, match="HW-NB-007 method: inverted_lists are searched on the CPU, device is 'cuda'"):
+        hw.neighbors(cloud(100, 3), method="inverted_lists", device="cuda")

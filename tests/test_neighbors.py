@@ -1,6 +1,7 @@
 """neighbors: brute force in float64 is the truth, ties by index included; the stated recall is counted again."""
 
 import importlib
+import sys
 
 import faiss
 import numpy as np
@@ -282,3 +283,20 @@ def test_points_that_are_all_the_same_are_refused():
 def test_an_unknown_method_is_refused():
     with pytest.raises(hw.BadInput, match="HW-NB-004 method: 'annoy' is unknown; use auto, exact or inverted_lists"):
         hw.neighbors(cloud(20, 2), n_neighbors=3, method="annoy")
+
+
+@pytest.mark.parametrize("min_recall", [-0.1, 1.01, 99, np.nan])
+def test_a_recall_that_is_no_share_is_refused(min_recall):
+    with pytest.raises(hw.BadInput, match="HW-NB-006 min_recall: .* is no share; set min_recall between 0 and 1"):
+        hw.neighbors(cloud(50, 3), n_neighbors=5, min_recall=min_recall)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 100])
+def test_of_a_large_list_some_cells_are_searched_at_a_time(monkeypatch, queries):
+    points = cloud(600, 5)
+    options = {"n_neighbors": 6, "method": "inverted_lists", "threads": 2}
+    expected = hw.neighbors(points, **options)
+    monkeypatch.setattr(sys.modules["heatwalk.neighbors"], "_LIST_QUERIES", queries)
+    found = hw.neighbors(points, **options)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)

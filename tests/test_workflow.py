@@ -219,7 +219,7 @@ def test_plain_snakemake_prints_the_line_of_the_stage_last(copy):
     done = snakemake(copy, "--cores", "1", "--configfile", str(bad))
     assert done.returncode == 1
     assert re.match(
-        r"HW-NB-003 .*n_neighbors is 500, .*239.*; set n_neighbors to at most 239", done.stderr.splitlines()[-1]
+        r"HW-NB-003 .*n_neighbors is 500, .*239.*; set n_neighbors between 1 and 239", done.stderr.splitlines()[-1]
     )
 
 

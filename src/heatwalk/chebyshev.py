@@ -25,34 +25,33 @@ class Damping(NamedTuple):
         """T_degree(l(1)): times what is damped, eigenvalue 1."""
         return float(np.cosh(self.degree * _distance(self.cut)))
 
+    def values(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """p of eigenvalues; of those below the cut, that at the cut."""
+        above = np.maximum(1 + 2 * (eigenvalues - self.cut) / (self.cut + 1), 1)
+        return np.cosh(self.degree * np.arccosh(above)) / self.grown
+
+    def eigenvalues(self, values: np.ndarray) -> np.ndarray:
+        """The eigenvalues of A above the cut, or the cut, that become eigenvalues of p(A).
+
+        >>> by = Damping(0.5, 3)
+        >>> np.round(by.eigenvalues(by.values(np.array([1, 0.7, 0.2]))), 12)
+        array([1. , 0.7, 0.5])
+        """
+        larger = np.arccosh(np.maximum(values * self.grown, 1)) / self.degree
+        return self.cut + (np.cosh(larger) - 1) * (self.cut + 1) / 2
+
     def residuals(self, residuals: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Bounds on |A v - lambda v| from |p(A) v - p v|, both being sums over the other eigenvectors.
 
         What is damped is at most 2 away from lambda and at least p - 1 / T_degree(l(1)) from p; what is not has a
         larger share of the second than of the first, as p is convex there. Infinite below the cut.
         """
-        if self.degree == 1:
-            return residuals
         above = values - 1 / self.grown
         return np.where(above > 0, 2 * residuals / np.where(above > 0, above, 1), np.inf)
 
-    def eigenvalue(self, value: float) -> float:
-        """The eigenvalue of A above the cut, or the cut, that becomes an eigenvalue of p(A).
-
-        >>> Damping(0.0, 1).eigenvalue(0.7), float(Damping(0.5, 3).eigenvalue(0.0))
-        (0.7, 0.5)
-        """
-        if self.degree == 1:
-            return value
-        larger = np.arccosh(max(value * self.grown, 1.0)) / self.degree
-        return self.cut + (np.cosh(larger) - 1) * (self.cut + 1) / 2
-
-
-NOTHING = Damping(0.0, 1)  # p(A) = A
-
 
 def damping(cut: float, grown: float) -> Damping:
-    """The least degree at which eigenvalue 1 becomes `grown` times what any below the cut can."""
+    """The least degree, up to 200, at which eigenvalue 1 becomes `grown` times what any below the cut can."""
     cut = min(cut, 1 - _SMALLEST_GAP)
     return Damping(cut, min(int(np.ceil(np.arccosh(grown) / _distance(cut))), _MOST))
 

@@ -28,7 +28,7 @@ _ANSWER_SECONDS = 20
 _NO_WORKER_SECONDS = 35
 _CLOSE_SECONDS = 15
 _POLL_SECONDS = 3
-_LIBRARIES = ("numpy", "scipy", "faiss", "zarr")  # the bits of a result come from them too
+_LIBRARIES = ("numpy", "scipy", "numba", "faiss", "zarr")  # the bits of a result come from them too
 _TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
 
 

@@ -75,7 +75,7 @@ def diffusion_map(
     """
     out = {} if out is None else out
     n_cells = affinity.components.shape[0]
-    _check(n_components, landmarks, n_cells)
+    _check(n_components, landmarks, tolerance, n_cells)
     # One more than asked for, so that the gap after the last is known.
     n_computed = min(_AUTO_COMPUTED if n_components == "auto" else n_components + 1, n_cells - 1)
     held, band_edges = _room(n_cells, affinity.indices.shape[0], n_computed, memory, scheduler, landmarks)
@@ -171,12 +171,13 @@ def profile_likelihood(eigenvalues: np.ndarray) -> tuple[int, np.ndarray]:
     return int(np.argmax(evidence)) + 1, evidence
 
 
-def _check(n_components: int | str, landmarks: int, n_cells: int) -> None:
+def _check(n_components: int | str, landmarks: int, tolerance: float, n_cells: int) -> None:
     if n_components != "auto" and not (isinstance(n_components, Integral) and 1 <= n_components < n_cells):
         cause = f"{n_components!r} is not between 1 and {n_cells - 1}, the most that {n_cells} cells have"
-        raise BadInput(
-            Problem("HW-DM-001", "n_components", cause, f"set n_components to auto or at most {n_cells - 1}")
-        )
+        remedy = f"set n_components to auto, or between 1 and {n_cells - 1}"
+        raise BadInput(Problem("HW-DM-001", "n_components", cause, remedy))
+    if not 0 < tolerance < 1:
+        raise BadInput(Problem("HW-DM-004", "tolerance", f"{tolerance} is no bound", "set tolerance to about 1e-10"))
     fewest = (_AUTO_COMPUTED if n_components == "auto" else n_components + 1) + 1
     if not (isinstance(landmarks, Integral) and (landmarks == 0 or landmarks >= fewest)):
         cause = f"{landmarks!r} is neither 0 nor at least {fewest}, the fewest that n_components {n_components} needs"
@@ -192,6 +193,11 @@ def bytes_held(n_cells: int, n_edges: int, n_modes: int, landmarks: int = 0) -> 
     return int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + _ROOM + compiler
 
 
+def band_bytes(n_edges: int) -> int:
+    """Bytes of the part of the matrix that is held at a time, at the least."""
+    return 12 * min(_FEWEST_EDGES, n_edges)
+
+
 def _room(
     n_cells: int, n_edges: int, n_modes: int, memory: int | None, scheduler: str, landmarks: int = 0
 ) -> tuple[bool, int]:
@@ -199,9 +205,10 @@ def _room(
     vectors, entry = bytes_held(n_cells, n_edges, n_modes, landmarks), 12
     if memory is None:
         return scheduler == "threads", n_edges
-    if vectors + entry * _FEWEST_EDGES > memory:
-        cause = f"the vectors of {n_cells} cells need {vectors / 1e9:.2f} GB, memory is {memory / 1e9:.2f} GB"
-        remedy = f"set memory to {np.ceil(1.05 * vectors / 1e8) / 10 + 0.1:.1f}GB or more, or n_components to less"
+    fewest = vectors + band_bytes(n_edges)
+    if fewest > memory:
+        cause = f"vectors and a band of {n_cells} cells need {fewest / 1e9:.2f} GB, memory is {memory / 1e9:.2f} GB"
+        remedy = f"set memory to {np.ceil(1.05 * fewest / 1e8) / 10 + 0.1:.1f}GB or more, or n_components to less"
         raise OutOfResources(Problem("HW-RS-004", "diffusion_map", cause, remedy))
     left = memory - vectors
     return scheduler == "threads" and entry * n_edges <= left, max(_FEWEST_EDGES, left // (2 * entry))

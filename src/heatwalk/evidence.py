@@ -133,6 +133,7 @@ def association(matrix, columns: Sequence[Column], n_modes: int, inside: np.ndar
     either is missing, or that are not `inside`, do not count.
     """
     shift, sums = None, [0.0] * len(columns)
+    middle = [0.0 if column.levels else np.nanmean(column.values) for column in columns]
     for rows in compute.blocks(matrix.shape[0], 8 * compute.BLOCK_CELLS):
         block = np.array(matrix[rows, :n_modes], np.float64)
         if inside is not None:
@@ -142,11 +143,11 @@ def association(matrix, columns: Sequence[Column], n_modes: int, inside: np.ndar
         shift = np.where(known, block, 0).sum(0) / np.maximum(known.sum(0), 1) if shift is None else shift
         block = np.where(known, block - shift, 0)
         for place, column in enumerate(columns):
-            sums[place] = sums[place] + _block_sums(column, rows, block, known)
+            sums[place] = sums[place] + _block_sums(column, middle[place], rows, block, known)
     return np.array([_r_squared(total, bool(column.levels)) for total, column in zip(sums, columns, strict=True)])
 
 
-def _block_sums(column: Column, rows: slice, block: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _block_sums(column: Column, middle: float, rows: slice, block: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Levels: (level, 3, component) of number, sum, squares. Numbers: (6, component), also of the column's own."""
     import scipy.sparse
 
@@ -156,7 +157,7 @@ def _block_sums(column: Column, rows: slice, block: np.ndarray, known: np.ndarra
         place = (codes[have], have)
         membership = scipy.sparse.csr_array((np.ones(len(have)), place), shape=(len(column.levels), len(codes)))
         return np.stack([membership @ known, membership @ block, membership @ block**2], axis=1)
-    values = column.values[rows] - np.nanmean(column.values)
+    values = column.values[rows] - middle
     have = np.isfinite(values)
     values = np.where(have, values, 0)
     pairs = [(have, known), (have, block), (have, block**2), (values, known), (values**2, known), (values, block)]

@@ -96,6 +96,8 @@ def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
     for name, field in (("n_neighbors", "n_neighbors"), ("n_components", "n_modes"), ("landmarks", "landmarks")):
         if isinstance(options.get(name), int):
             size[field] = options[name]
+    if "affinity" in results and options.get("n_components") == "auto":
+        size["n_modes"] = 50
     return Size(**size) if size else None
 
 
@@ -161,12 +163,12 @@ def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) ->
 
 
 def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
-    from heatwalk.diffusion_map import bytes_held
+    from heatwalk.diffusion_map import band_bytes, bytes_held
     from heatwalk.landmarks import EXTRA
 
     vectors, matrix = bytes_held(size.n_cells, size.edges, size.n_modes + 1, size.landmarks), 12 * size.edges
     streams = memory is not None and vectors + matrix > memory
-    held = vectors if streams else vectors + matrix
+    held = vectors + (band_bytes(size.edges) if streams else matrix)
     # Products grow with the number of cells as the bandwidth shrinks: (n)^0.2 on data of four dimensions.
     products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
     seconds = products * (1.05e-9 * size.edges + 2.1e-8 * size.n_cells) * (2 if streams else 1)

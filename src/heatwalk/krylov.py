@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from heatwalk import compute
-from heatwalk.chebyshev import NOTHING, Damping, damped, damping
+from heatwalk.chebyshev import Damping, damped, damping
 from heatwalk.conjugate import COLUMNS
 from heatwalk.progress import log
 
 BLOCK = COLUMNS  # of a block
-_CHECK_STEPS = 60  # of Lanczos, that look for a missed copy of a repeated eigenvalue
+_LOOK_STEPS = 8  # of a new block, that looks for what was missed
+_NEW = 1e-8  # more than the eigenvalue that was known
 _PRODUCTS = 1000  # the most, for every pair wanted
 _LITTLE = 1e-3  # square of a norm that has cost digits of a column
 _NOTHING = 1e-13  # norm that is all rounding
@@ -35,7 +35,8 @@ _ROWS = 2**11  # entries of vectors combined at a time: they stay in the cache
 
 _PARTS = 8  # of these a task
 _WIDER = 2.0  # times the gap between 1 and the last eigenvalue wanted: where damping begins
-_WIDE = 15.0  # times the gap is too far away
+_FARTHER = 8.0  # times that distance, what the space cannot hold: damping may begin so much nearer
+_WIDE = 14.0  # times where it would begin is too far away: new spaces cost more than wide damping
 _GROWN = 10.0  # times what is damped, eigenvalue 1
 
 
@@ -70,35 +71,41 @@ def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: fl
     """The `n_modes` largest eigenpairs of A beside its unit eigenvector `trivial`, of eigenvalue 1.
 
     All eigenvalues lie between -1 and 1. Iterates until |A v - lambda v| <= tolerance for every pair, or 1000 products
-    with a vector were made for each.
+    with a vector were made for each. Then a random block without any part in what was found is taken a few steps
+    further: a Krylov space need not hold every copy of a repeated eigenvalue, and what was missed shows in the new one.
     """
-    columns, products, most, by = _columns(n_modes), 0, _PRODUCTS * n_modes, NOTHING
+    columns, most, products, by, known = _columns(n_modes), _PRODUCTS * n_modes, 0, None, None
     space = np.empty((columns + BLOCK, operator.size))
     space[0] = trivial
     state = _State(space, np.ones((1, 1)), _started(operator, space, 1, generator), np.zeros((BLOCK, BLOCK)))
     while True:
-        while len(state.reduced) + BLOCK <= columns:
-            state, products = _expanded(operator, state, by, generator), products + BLOCK * by.degree
-            if by is not NOTHING and _ends(state, by, n_modes, tolerance if products <= most else np.inf):
+        looking = known is not None
+        last = min(columns, len(state.reduced) + _LOOK_STEPS * BLOCK) if looking else columns
+        while len(state.reduced) + BLOCK <= last:
+            state, products = _expanded(operator, state, by, generator), products + BLOCK * (by.degree if by else 1)
+            if by and not looking and _ends(state, by, n_modes, tolerance if products <= most else np.inf):
                 break  # before the space is full, as a step costs many products
         values, rotation, residuals = _ritz(state, by, n_modes)
         done = int((residuals <= tolerance).sum())
         log.info("diffusion_map: %d products, %d of %d pairs, residual %.1e", products, done, n_modes, residuals.max())
+        found = _eigenvalues(by, values)
+        if looking and (found[1 : n_modes + 1] <= known + _NEW).all():
+            break  # nothing new: what was found before stands where it stood
         kept = n_modes + 1 if done == n_modes else min(len(rotation), (columns + n_modes) // 2)
         _rotate(operator, space, rotation[:, :kept])
-        better = _better(by, values[n_modes], residuals.max())
-        if done < n_modes and better is not by and products <= most:
-            by, state = better, state._replace(reduced=np.ones((1, 1)), block=_mixed(operator, space, kept, generator))
-            continue
-        space[kept : kept + BLOCK] = space[len(rotation) : len(rotation) + BLOCK]
-        state = state._replace(reduced=np.diag(values[:kept]))
-        if done == n_modes or products > most:
-            missed = _missed(operator, space[:kept], by.eigenvalue(values[n_modes]), generator)
-            products += _CHECK_STEPS
-            if not missed or products > most:
-                break
-            log.info("diffusion_map: a copy of a repeated eigenvalue is looked for")
-            state = state._replace(block=_started(operator, space, kept, generator))
+        if products > most:
+            break
+        better = _better(by, found, residuals.max() if done < n_modes else np.inf, n_modes)
+        known = found[1 : n_modes + 1] if done == n_modes else None
+        if done == n_modes:
+            kept_values = better.values(found[:kept]) if better else found[:kept]
+            state = state._replace(reduced=np.diag(kept_values), block=_started(operator, space, kept, generator))
+        elif better != by:
+            state = state._replace(reduced=np.ones((1, 1)), block=_mixed(operator, space, kept, generator))
+        else:
+            space[kept : kept + BLOCK] = space[len(rotation) : len(rotation) + BLOCK]
+            state = state._replace(reduced=np.diag(values[:kept]))
+        by = better
     del state  # its block would be held beside those of the residuals
     vectors = space[1 : n_modes + 1]
     values, residuals = _of_vectors(operator, vectors)
@@ -112,24 +119,30 @@ def _columns(n_modes: int) -> int:
     return 1 + BLOCK * (-(-(2 * n_modes + 32) // BLOCK))
 
 
+def _eigenvalues(by: Damping | None, values: np.ndarray) -> np.ndarray:
+    """Eigenvalues of A from those of p(A): lower bounds where they are Ritz values."""
+    return by.eigenvalues(values) if by else values
+
+
 def _ends(state: _State, by: Damping, n_modes: int, tolerance: float) -> bool:
     """Whether all pairs have converged, or show that another polynomial would be better."""
     if len(state.reduced) <= n_modes:
         return False
     values, _, residuals = _ritz(state, by, n_modes)
-    return bool((residuals <= tolerance).all()) or _better(by, values[n_modes], residuals.max()) is not by
+    return bool((residuals <= tolerance).all()) or _better(by, by.eigenvalues(values), np.inf, n_modes) != by
 
 
-def _better(by: Damping, value: float, residual: float) -> Damping:
-    """What damps better for pairs down to an eigenvalue of p(A), or the same where that would be little better.
+def _better(by: Damping | None, found: np.ndarray, residual: float, n_modes: int) -> Damping | None:
+    """What damps better for pairs down to the last one wanted, or the same where that would be little better.
 
-    A Ritz value is never above its eigenvalue, so what is wanted lies above the cut.
+    found: eigenvalues, descending from the trivial one. Damping begins farther from 1 than the last one wanted,
+    and not much nearer than what the space cannot hold: where that is far away, nothing else has to be damped.
     """
-    gap = 1 - by.eigenvalue(value)
-    known = by is NOTHING and residual < gap / 10  # then the pairs are all but found
-    if known or 1 - by.cut < _WIDE * gap or _WIDER * gap > 1:
-        return by
-    return damping(1 - _WIDER * gap, _GROWN)
+    gap = 1 - found[n_modes]
+    held = 1 - found[min(len(found), _columns(n_modes) // 2 + n_modes // 2) - 1]
+    begins = max(_WIDER * gap, held / _FARTHER)
+    stays = 1 - by.cut < _WIDE * begins if by else residual < gap / 10  # all but found
+    return by if stays or begins > 1 else damping(1 - begins, _GROWN)
 
 
 def _mixed(operator: Operator, space: np.ndarray, known: int, generator) -> np.ndarray:
@@ -145,11 +158,11 @@ def _mixed(operator: Operator, space: np.ndarray, known: int, generator) -> np.n
     return block
 
 
-def _expanded(operator: Operator, state: _State, by: Damping, generator) -> _State:
+def _expanded(operator: Operator, state: _State, by: Damping | None, generator) -> _State:
     """p(A) times the block, made orthonormal to it and to the space: the next block."""
     known = len(state.reduced)
     joined = state.space[: known + BLOCK]
-    image = operator.product(state.block) if by is NOTHING else damped(operator.product, state.block, by)[0]
+    image = damped(operator.product, state.block, by)[0] if by else operator.product(state.block)
     inner = _gram(operator, joined, image)
     again = _project(operator, joined, image, inner, joined)
     squares = _project(operator, joined, image, again, image.T)
@@ -185,14 +198,14 @@ def _normalised(operator: Operator, space: np.ndarray, known: int, image: np.nda
     return coupling
 
 
-def _ritz(state: _State, by: Damping, n_modes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ritz(state: _State, by: Damping | None, n_modes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ritz values and rotation, the trivial pair first and then descending; residuals of the first, it left out."""
     values, rotation = np.linalg.eigh(state.reduced[1:, 1:])
     whole = np.eye(len(state.reduced))
     whole[1:, 1:] = rotation[:, ::-1]
     residuals = np.linalg.norm(state.coupling @ whole[-BLOCK:, 1 : n_modes + 1], axis=0)
     values = np.concatenate([[1.0], values[::-1]])
-    return values, whole, by.residuals(residuals, values[1 : n_modes + 1])
+    return values, whole, by.residuals(residuals, values[1 : n_modes + 1]) if by else residuals
 
 
 def _started(operator: Operator, space: np.ndarray, known: int, generator) -> np.ndarray:
@@ -222,30 +235,6 @@ def _of_vectors(operator: Operator, vectors: np.ndarray) -> tuple[np.ndarray, np
         squares.append(np.einsum("ij,ij->j", error, error))
         del block, error  # the next ones would be made beside them
     return np.concatenate(values), np.sqrt(np.concatenate(squares))
-
-
-def _missed(operator: Operator, found: np.ndarray, smallest: float, generator) -> bool:
-    """Whether a larger eigenvalue is left beside those found: a block need not hold all copies of one.
-
-    With what was found projected out, the largest Ritz value of a few Lanczos steps is a lower bound of the largest
-    eigenvalue that is left.
-    """
-    vector = generator.standard_normal((operator.size, 1))
-    before, off, diagonal, beside = np.zeros_like(vector), 0.0, [], []
-    for _ in range(min(_CHECK_STEPS, operator.size - len(found) - 1)):
-        # What was found comes back from rounding, and grows with every step as far as its eigenvalue is from the rest.
-        _project(operator, found, vector, _gram(operator, found, vector), found[:1])
-        vector /= np.sqrt(_gram(operator, vector.T, vector))
-        image = operator.product(vector) - off * before
-        diagonal.append(_gram(operator, vector.T, image)[0, 0])
-        image -= diagonal[-1] * vector
-        off = float(np.sqrt(_gram(operator, image.T, image)[0, 0]))
-        if off < 1e-6:  # all that the vector reaches is known; beyond is rounding
-            break
-        beside.append(off)
-        before, vector = vector, image / off
-    largest = scipy.linalg.eigvalsh_tridiagonal(np.array(diagonal), np.array(beside[: len(diagonal) - 1]))[-1]
-    return bool(largest > smallest + 1e-8)
 
 
 def _gram(operator: Operator, vectors: np.ndarray, block: np.ndarray) -> np.ndarray:

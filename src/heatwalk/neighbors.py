@@ -17,6 +17,7 @@ _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an i
 _SAMPLE = 1000  # cells that the recall is measured on
 _MARGIN = 0.004  # of recall: another sample of cells finds a little more or less
 _QUERIES_A_TASK = 512
+_LIST_QUERIES = 8192
 _LISTS_A_TASK = 8
 
 
@@ -56,9 +57,12 @@ def neighbors(
     """
     out = {} if out is None else out
     compute.check_device(device)
+    if device != "cpu" and method == "inverted_lists":
+        cause = f"inverted_lists are searched on the CPU, device is {device!r}"
+        raise BadInput(Problem("HW-NB-007", "method", cause, "set method to auto or exact, or compute: device: cpu"))
     points = points if points.dtype in (np.float32, np.float64) else np.asarray(points[:], np.float64)
     ranges = compute.blocks(points.shape[0], block_cells)
-    centre, unit = _check(points, ranges, n_neighbors, method)
+    centre, unit = _check(points, ranges, n_neighbors, method, min_recall)
     shape = (points.shape[0], n_neighbors)
     arrays.make(out, "indices", shape, np.int32)
     arrays.make(out, "distances", shape, points.dtype)
@@ -76,17 +80,21 @@ def neighbors(
     return Neighbors(out["indices"], out["distances"], out["order"], recall, probes)
 
 
-def _check(points, ranges: list[slice], n_neighbors: int, method: str) -> tuple[np.ndarray, float]:
+def _check(points, ranges: list[slice], n_neighbors: int, method: str, min_recall: float) -> tuple[np.ndarray, float]:
     """The mean of the points, and a bound on their coordinates about it; BadInput when they cannot be searched."""
     if method not in ("auto", "exact", "inverted_lists"):
         raise BadInput(Problem("HW-NB-004", "method", f"{method!r} is unknown", "use auto, exact or inverted_lists"))
+    if not 0 <= min_recall <= 1:
+        raise BadInput(
+            Problem("HW-NB-006", "min_recall", f"{min_recall} is no share", "set min_recall between 0 and 1")
+        )
     n_cells = points.shape[0]
     if points.ndim != 2 or n_cells < 2:
         cause = f"points have shape {points.shape}"
         raise BadInput(Problem("HW-NB-001", "points", cause, "give a (cell, dimension) array of at least 2 cells"))
     if not 1 <= n_neighbors < n_cells:
         cause = f"n_neighbors is {n_neighbors}, the bounds are 1 and {n_cells - 1} for {n_cells} cells"
-        raise BadInput(Problem("HW-NB-003", "n_neighbors", cause, f"set n_neighbors to at most {n_cells - 1}"))
+        raise BadInput(Problem("HW-NB-003", "n_neighbors", cause, f"set n_neighbors between 1 and {n_cells - 1}"))
     total, low, high = np.zeros(points.shape[1]), np.inf, -np.inf
     bad: list[int] = []
     for rows in ranges:
@@ -175,13 +183,18 @@ def _list(divided: Lists, number: int, rows: slice, probes: int, n_neighbors: in
     parts = [slice(divided.start[other], divided.start[other + 1]) for other in near]
     base = np.concatenate([divided.points[part] for part in parts])
     labels = np.concatenate([divided.order[part] for part in parts])
-    queries, names = divided.points[rows], divided.order[rows]
     centre = divided.centre + divided.centroids[number].astype(np.float64) * divided.unit
     # A few more than asked for: the cell itself is among them, and single precision may swap the last ones.
     width = min(n_neighbors + 1 + max(2, n_neighbors // 10), len(base))
-    around = (lists.scaled(some, centre, divided.unit) for some in (queries, base))
-    found = exact.candidates(*around, width)[1]
-    return exact.best(exact.ranked(base, labels, queries, names, found, divided.unit), n_neighbors)
+    around, best = lists.scaled(base, centre, divided.unit), []
+    for part in compute.blocks(rows.stop - rows.start, _LIST_QUERIES):
+        # Of a large list, some at a time.
+        here = slice(rows.start + part.start, rows.start + part.stop)
+        queries, names = divided.points[here], divided.order[here]
+        found = exact.candidates(lists.scaled(queries, centre, divided.unit), around, width)[1]
+        ranked = exact.ranked(base, labels, queries, names, found, divided.unit)
+        best.append(exact.best(ranked, n_neighbors))
+    return exact.Found(*(np.concatenate(values) for values in zip(*best, strict=True)))
 
 
 def _truth(divided: Lists, sample: np.ndarray, n_neighbors: int, workers) -> exact.Found:

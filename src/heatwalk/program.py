@@ -25,7 +25,7 @@ from heatwalk import forecast, progress, store
 from heatwalk.draft import Draft
 from heatwalk.errors import HeatwalkError, Locked, OutOfResources, Problem
 
-_VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "snakemake")
+_VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "numba", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 # What follows the first stage does not change what it needs itself.
