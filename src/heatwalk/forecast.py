@@ -151,7 +151,7 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
     gathered = min(2.0**27, n * row) * threads
     held = 100 * n + gathered + 10e6 * threads
     # Lists grow with sqrt(n), and so do the cells that one cell is compared with.
-    seconds = 6.5 * (n / 2e5) ** 1.25 * (size.dimension + 20) / 70
+    seconds = 6.5 * (n / 2e5) ** 1.25 * (size.dimension + 100) / 150
     return seconds, held, 0.7 * found + 4 * n, n * row + found
 
 

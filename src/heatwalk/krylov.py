@@ -25,7 +25,7 @@ from heatwalk.conjugate import COLUMNS
 from heatwalk.progress import log
 
 BLOCK = COLUMNS  # of a block
-_LOOK_STEPS = 8  # of a new block, that looks for what was missed
+_LOOK_STEPS = 6  # of a new block, that looks for what was missed
 _NEW = 1e-8  # more than the eigenvalue that was known
 _PRODUCTS = 1000  # the most, for every pair wanted
 _LITTLE = 1e-3  # square of a norm that has cost digits of a column

@@ -32,7 +32,7 @@ _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _FIRST_STAGE = {
     "pca": {"n_components": "auto", "use_rep": ""},
     "neighbors": {"n_neighbors": 1},
-    "diffusion_map": {"n_components": 1},
+    "diffusion_map": {"n_components": 1, "landmarks": 0},
 }
 
 
