@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import heatwalk as hw
-from heatwalk import cluster, compute, krylov
+from heatwalk import cluster, compute
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -156,7 +156,6 @@ def test_blocks_are_consecutive_and_of_one_size_but_for_the_last(length, size):
 def test_processes_compute_the_bytes_that_threads_do(tmp_path, monkeypatch):
     stage = importlib.import_module("heatwalk.diffusion_map")  # the name in the package is the function
     monkeypatch.setattr(stage, "_SENT_FROM", 1000)
-    monkeypatch.setattr(krylov, "_CHECK_STEPS", 8)
     points = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
 
     def computed(**options):
