@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import heatwalk as hw
-from heatwalk import chebyshev, compute, conjugate, landmarks
+from heatwalk import chebyshev, compute, conjugate, krylov, landmarks
 from heatwalk.affinity import Affinity
 from heatwalk.diffusion_map import DENSE, KRYLOV, LANDMARKS
 from heatwalk.krylov import Operator
@@ -131,6 +131,14 @@ def test_other_processes_change_no_byte(sheet, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_SENT_FROM", 1000)
     sent = hw.diffusion_map(sheet, **options, scheduler="processes", threads=2, scratch=tmp_path)
     assert bytes_of(sent) == bytes_of(expected)
+
+
+def test_the_error_is_not_known_where_the_map_of_the_part_has_not_converged(sheet, monkeypatch, caplog):
+    assert hw.diffusion_map(sheet, n_components=6, landmarks=100).landmark_error > 0
+    monkeypatch.setattr(krylov, "_PRODUCTS", 1)
+    monkeypatch.setattr(stage, "_DENSE_INSTEAD_UP_TO", 0)
+    assert np.isnan(hw.diffusion_map(sheet, n_components=6, landmarks=100).landmark_error)
+    assert "the error of landmarks is not known" in caplog.text
 
 
 def test_memory_is_foreseen_with_the_walk_between_patches(sheet):

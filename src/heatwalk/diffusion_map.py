@@ -294,6 +294,9 @@ def _landmark_error(
         return np.nan
     first, second = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 0])  # as in the map itself
     exact, _ = _solve(*part, n_computed, tolerance=tolerance, generator=first, workers=workers)
+    if exact.residuals.max() > tolerance:
+        log.warning("diffusion_map: the error of landmarks is not known, the map of a part has not converged")
+        return np.nan
     close = _by_landmarks(*part, n_computed, part_landmarks, second, workers)
     return difference(exact, close, part.root, min(n_modes, n_computed), generator)
 
