@@ -27,8 +27,13 @@ def test_the_filter_is_the_chebyshev_polynomial_that_is_one_at_one(cut):
     np.testing.assert_allclose(found, np.diag(polynomial(eigenvalues) / polynomial(1)), atol=1e-12)
 
 
-def test_a_cut_at_one_is_no_endless_filter():
-    assert chebyshev.damping(1.0, 100.0) == (1 - 1e-5, 200)
+@pytest.mark.parametrize("grown", [10.0, 100.0])
+@pytest.mark.parametrize("cut", [1 - 1e-5, 1.0])
+def test_a_cut_at_one_is_moved_to_where_two_hundred_degrees_suffice(cut, grown):
+    by = chebyshev.damping(cut, grown)
+    assert by.degree == 200
+    assert by.grown == pytest.approx(grown, rel=1e-6)
+    assert 1 - 1e-3 < by.cut < cut
 
 
 @pytest.mark.parametrize("by", [Damping(0.5, 3), Damping(0.98, 20), Damping(-0.5, 2)])

@@ -9,10 +9,7 @@ from heatwalk import compute, exact
 from heatwalk.errors import BadInput, OutOfResources
 
 torch = pytest.importorskip("torch")
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
-]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
 
 def found_on(device, points, width):
@@ -23,7 +20,7 @@ def found_on(device, points, width):
 
 
 # torch has the CPU under this name; to heatwalk it is none of its own.
-@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 @pytest.mark.parametrize("base_rows", [64, 4096])
 @pytest.mark.parametrize("name", POINTS)
 def test_neighbours_and_distances_are_the_same_to_the_last_bit(monkeypatch, name, base_rows, device):
@@ -35,7 +32,7 @@ def test_neighbours_and_distances_are_the_same_to_the_last_bit(monkeypatch, name
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_search_on_the_gpu_is_the_exact_search(dtype):
     points = cloud(30_000, 50).astype(dtype)
@@ -56,7 +53,7 @@ def test_a_device_that_is_not_there_is_no_silent_cpu(device):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@needs_gpu
 def test_lists_are_not_searched_on_the_gpu_and_that_is_said():
     with pytest.raises(BadInput, match="HW-NB-007 method: inverted_lists are searched on the CPU, device is 'cuda'"):
         hw.neighbors(cloud(100, 3), method="inverted_lists", device="cuda")

@@ -7,8 +7,8 @@ from heatwalk import exact
 from heatwalk.scratch import array as scratch_array
 
 
-def cloud(n_points, dimension, seed=0):
-    return np.random.default_rng(seed).normal(size=(n_points, dimension))
+def cloud(n_points, dimension, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).normal(size=(n_points, dimension)).astype(dtype)
 
 
 def lattice(side):

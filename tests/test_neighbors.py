@@ -1,12 +1,12 @@
 """neighbors: brute force in float64 is the truth, ties by index included; the stated recall is counted again."""
 
 import importlib
-import sys
 
 import faiss
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from test_exact import cloud, lattice, tight_groups
 
 import heatwalk as hw
 from heatwalk import store
@@ -21,22 +21,6 @@ def brute_force(points, n_neighbors):
     np.fill_diagonal(distances, np.inf)
     order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
     return order, np.take_along_axis(distances, order, axis=1)
-
-
-def cloud(n_points, dimension, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).normal(size=(n_points, dimension)).astype(dtype)
-
-
-def lattice(side):
-    """Whole numbers: distances are exact, and most are ties."""
-    return np.stack(np.meshgrid(*[np.arange(float(side))] * 3), axis=-1).reshape(-1, 3)
-
-
-def tight_groups(n_points, dimension):
-    """Two groups 100,000 times as far apart as they are wide."""
-    group = 0.01 * cloud(2 * n_points, dimension)
-    group[n_points:] += 1000
-    return group
 
 
 POINTS = {
@@ -296,7 +280,7 @@ def test_of_a_large_list_some_cells_are_searched_at_a_time(monkeypatch, queries)
     points = cloud(600, 5)
     options = {"n_neighbors": 6, "method": "inverted_lists", "threads": 2}
     expected = hw.neighbors(points, **options)
-    monkeypatch.setattr(sys.modules["heatwalk.neighbors"], "_LIST_QUERIES", queries)
+    monkeypatch.setattr(stage, "_LIST_QUERIES", queries)
     found = hw.neighbors(points, **options)
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.distances, expected.distances)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_MOST = 200  # steps
-_SMALLEST_GAP = 1e-5  # between 1 and what is damped
+_MOST = 200  # degrees
 
 
 class Damping(NamedTuple):
@@ -51,8 +50,12 @@ class Damping(NamedTuple):
 
 
 def damping(cut: float, grown: float) -> Damping:
-    """The least degree, up to 200, at which eigenvalue 1 becomes `grown` times what any below the cut can."""
-    cut = min(cut, 1 - _SMALLEST_GAP)
+    """The least degree at which eigenvalue 1 becomes `grown` times what any below the cut can.
+
+    The cut is no nearer to 1 than 200 degrees allow.
+    """
+    nearest = np.cosh(np.arccosh(grown) / _MOST)  # l(1) there
+    cut = float(min(cut, (3 - nearest) / (1 + nearest)))
     return Damping(cut, min(int(np.ceil(np.arccosh(grown) / _distance(cut))), _MOST))
 
 

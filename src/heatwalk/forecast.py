@@ -150,8 +150,8 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
         return 8e-11 * n**2 * (size.dimension + 40), n * row + 4e7, 0.7 * found, 0
     gathered = min(2.0**27, n * row) * threads
     held = 100 * n + gathered + 10e6 * threads
-    # Lists grow with sqrt(n), and so do the cells that one cell is compared with.
-    seconds = 6.5 * (n / 2e5) ** 1.25 * (size.dimension + 100) / 150
+    # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions.
+    seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * n**2) * (size.dimension + 100) / 150
     return seconds, held, 0.7 * found + 4 * n, n * row + found
 
 

@@ -21,10 +21,9 @@ import numpy as np
 
 from heatwalk import compute
 from heatwalk.chebyshev import Damping, damped, damping
-from heatwalk.conjugate import COLUMNS
+from heatwalk.conjugate import COLUMNS as BLOCK
 from heatwalk.progress import log
 
-BLOCK = COLUMNS  # of a block
 _LOOK_STEPS = 6  # of a new block, that looks for what was missed
 _NEW = 1e-8  # more than the eigenvalue that was known
 _PRODUCTS = 1000  # the most, for every pair wanted
@@ -32,10 +31,9 @@ _LITTLE = 1e-3  # square of a norm that has cost digits of a column
 _NOTHING = 1e-13  # norm that is all rounding
 _PASSES = 6
 _ROWS = 2**11  # entries of vectors combined at a time: they stay in the cache
-
 _PARTS = 8  # of these a task
 _WIDER = 2.0  # times the gap between 1 and the last eigenvalue wanted: where damping begins
-_FARTHER = 8.0  # times that distance, what the space cannot hold: damping may begin so much nearer
+_FARTHER = 8.0  # times nearer to 1 than what the space cannot hold, it need not begin
 _WIDE = 14.0  # times where it would begin is too far away: new spaces cost more than wide damping
 _GROWN = 10.0  # times what is damped, eigenvalue 1
 
@@ -57,9 +55,9 @@ class Operator(NamedTuple):
 
 class _State(NamedTuple):
     space: np.ndarray  # (vector, row), each vector in one piece; the first is the trivial one
-    reduced: np.ndarray  # A between the vectors multiplied so far; the block stands after them in the space
+    reduced: np.ndarray  # p(A) between the vectors multiplied so far; the block stands after them in the space
     block: np.ndarray  # (row, BLOCK) what goes on
-    coupling: np.ndarray  # (BLOCK, BLOCK) A times the last vectors, along the block
+    coupling: np.ndarray  # (BLOCK, BLOCK) p(A) times the last vectors, along the block
 
 
 def width(n_modes: int) -> int:
@@ -94,6 +92,8 @@ def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: fl
         kept = n_modes + 1 if done == n_modes else min(len(rotation), (columns + n_modes) // 2)
         _rotate(operator, space, rotation[:, :kept])
         if products > most:
+            if done == n_modes:
+                log.warning("diffusion_map: converged in the last of %d products, none left to look further", products)
             break
         better = _better(by, found, residuals.max() if done < n_modes else np.inf, n_modes)
         known = found[1 : n_modes + 1] if done == n_modes else None

@@ -102,6 +102,7 @@ def levels(operator: Operator, cut: float, generator) -> tuple[np.ndarray, int]:
     aggregation (2005).
     """
     by = damping(cut, _AMPLIFIED)
+    log.info("diffusion_map: smoothing in %d steps", by.degree)
     vectors, _ = damped(operator.product, generator.standard_normal((operator.size, _TESTS)), by)
     share = np.einsum("ij,ij->i", vectors, vectors)
     times = np.maximum(share / (_BULK * share.mean()), 1)
@@ -144,6 +145,7 @@ def refined(operator: Operator, start: np.ndarray, trivial: np.ndarray, n_modes:
     start has a Rayleigh quotient of `cut` or more, so none is damped to nothing.
     """
     by = damping(cut, _AMPLIFIED)
+    log.info("diffusion_map: smoothing in %d steps", by.degree)
     block, image = damped(operator.product, start, by)
     inner = _summed(operator, lambda rows: trivial[None, rows] @ block[rows])
 
@@ -165,7 +167,7 @@ def refined(operator: Operator, start: np.ndarray, trivial: np.ndarray, n_modes:
         return np.einsum("ij,ij->j", error, error)
 
     residuals = np.sqrt(_summed(operator, turn))
-    log.info("diffusion_map: smoothed in %d steps, residual %.1e", by.degree, residuals.max())
+    log.info("diffusion_map: smoothed, residual %.1e", residuals.max())
     return Pairs(values, block[:, :n_modes], residuals, (by.degree + 1) * start.shape[1])
 
 

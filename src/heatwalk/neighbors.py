@@ -17,7 +17,7 @@ _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an i
 _SAMPLE = 1000  # cells that the recall is measured on
 _MARGIN = 0.004  # of recall: another sample of cells finds a little more or less
 _QUERIES_A_TASK = 512
-_LIST_QUERIES = 8192
+_LIST_QUERIES = 8192  # cells of a large list, searched at a time
 _LISTS_A_TASK = 8
 
 
@@ -188,7 +188,6 @@ def _list(divided: Lists, number: int, rows: slice, probes: int, n_neighbors: in
     width = min(n_neighbors + 1 + max(2, n_neighbors // 10), len(base))
     around, best = lists.scaled(base, centre, divided.unit), []
     for part in compute.blocks(rows.stop - rows.start, _LIST_QUERIES):
-        # Of a large list, some at a time.
         here = slice(rows.start + part.start, rows.start + part.stop)
         queries, names = divided.points[here], divided.order[here]
         found = exact.candidates(lists.scaled(queries, centre, divided.unit), around, width)[1]
