@@ -1,6 +1,6 @@
 """What does the whole workflow need as cells grow, and does `heatwalk plan` foresee it?
 
-    python benchmarks/workflow.py FOLDER [--cells 100000 300000 1000000] [--memory 2GB]
+    python benchmarks/workflow.py FOLDER [--cells 100000 300000 1000000] [--memory 2GB] [--min-recall 0.99]
 
 Every size is a working folder of its own in FOLDER, with cells of points.py as `points`, run from file to report by
 `heatwalk run` on all cores, one after the other; what stands there already is not run again. Prints the seconds and
@@ -21,11 +21,12 @@ from heatwalk.config import STAGES
 TARGET = "results/points/report/manifest.json"
 
 
-def run(folder: Path, n_cells: int, memory: str) -> None:
+def run(folder: Path, n_cells: int, memory: str, min_recall: float) -> None:
     (folder / "config").mkdir(parents=True, exist_ok=True)
     if not (folder / "cells.npy").exists():
         points.write(folder / "cells.npy", n_cells)
-    (folder / "config" / "config.yaml").write_text(f"memory: {memory}\nroots: [..]\n")
+    options = f"memory: {memory}\nroots: [..]\nneighbors: {{min_recall: {min_recall}}}\n"
+    (folder / "config" / "config.yaml").write_text(options)
     (folder / "config" / "datasets.tsv").write_text("name\tsource\tkind\npoints\t../cells.npy\tpoints\n")
     subprocess.run([Path(sys.executable).parent / "heatwalk", "run", "--cores", "all", TARGET], cwd=folder, check=True)
 
@@ -62,9 +63,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cells", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--memory", default="2GB")
+    parser.add_argument("--min-recall", type=float, default=0.99)
     options = parser.parse_args()
     for n_cells in options.cells:
-        run(options.folder / str(n_cells), n_cells, options.memory)
+        run(options.folder / str(n_cells), n_cells, options.memory, options.min_recall)
     print(*table({n_cells: measured(options.folder / str(n_cells)) for n_cells in options.cells}), sep="\n")
 
 
