@@ -20,9 +20,7 @@ class Reversed(NamedTuple):
     distance: Any  # (edge,), as given
 
 
-def reverse(
-    neighbors, bands: list[slice], block_cells: int, workers: compute.Workers, description: str = "affinity: exchange"
-) -> Reversed:
+def reverse(neighbors, bands: list[slice], block_cells: int, workers: compute.Workers) -> Reversed:
     """All edges of a neighbour graph by the band of rows that they lead into; within a band in the order of x."""
     n_cells, n_neighbors = neighbors.indices.shape
     width, ranges = bands[0].stop, compute.blocks(n_cells, block_cells)
@@ -47,7 +45,7 @@ def reverse(
             to = slice(place[block, band], place[block, band] + part.stop - part.start)
             target[to], source[to], distance[to] = found[part], here[part], values[part]
 
-    for _ in track(workers.in_order(regroup, range(len(ranges))), description, len(ranges)):
+    for _ in track(workers.in_order(regroup, range(len(ranges))), "affinity: exchange", len(ranges)):
         pass
     return Reversed(start, target, source, distance)
 

@@ -7,19 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute, exact, lists
-from heatwalk.descent import Edges, descended
 from heatwalk.errors import BadInput, Problem
 from heatwalk.lists import Lists
 from heatwalk.progress import log, track
 from heatwalk.scratch import array as scratch_array
-from heatwalk.scratch import picked, rearranged, remove
+from heatwalk.scratch import rearranged, remove
 
 _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an index
 _SAMPLE = 1000  # cells that the recall is measured on
 _MARGIN = 0.004  # of recall: another sample of cells finds a little more or less
-_COARSE = 0.9  # recall of the lists where neighbours of neighbours find the rest
-_DESCENT = 20_000  # points less that a cell is compared with by lists: the rounds cost as much
-_ROUNDS = 4
 _QUERIES_A_TASK = 512
 _LIST_QUERIES = 8192  # cells of a large list, searched at a time
 _LISTS_A_TASK = 8
@@ -55,8 +51,7 @@ def neighbors(
     read in blocks, and kept in files of the folder `scratch` if given); or "auto", exact up to 20,000 cells.
     device: "cuda" compares all pairs on the first GPU that torch sees (exact, "auto" then never uses lists).
     The recall is the share of the true neighbours found, measured on up to 1,000 seeded cells against exact search; as
-    many lists are searched as it takes to be at least `min_recall`, or, where that would be very many, a few and then
-    the neighbours of neighbours. order: the cells list by list, near lists together.
+    many lists are searched as it takes to be at least `min_recall`. order: the cells list by list, near lists together.
     Raises BadInput for non-finite points, fewer than two of them, or `n_neighbors` that they cannot give.
     Source: Johnson, Douze, Jegou, Billion-scale similarity search with GPUs (2017), for the search structure.
     """
@@ -146,49 +141,36 @@ def _in_lists(
     n_cells, n_lists = len(divided.order), len(divided.centroids)
     sample = np.sort(np.random.default_rng(seed).choice(n_cells, min(_SAMPLE, n_cells), replace=False))
     truth = _truth(divided, sample, n_neighbors, workers)
-    margin = min(_MARGIN, (1 - min_recall) / 2)
-    probes, few = (_enough(divided, sample, truth, share) for share in (min_recall + margin, _COARSE))
-    coarse = (probes - few) * (n_cells // n_lists) > _DESCENT
-    probes = few if coarse else probes
+    probes = _enough(divided, sample, truth, min_recall)
     shape = (n_cells, n_neighbors)
-    found = Edges(
-        scratch_array(workers.folder, "indices", shape, np.int32),
-        scratch_array(workers.folder, "distances", shape, divided.points.dtype),
-    )
     while True:
-        _searched(divided, probes, found, workers)
-        recall = _recall(found, sample, truth)
+        indices = scratch_array(workers.folder, "indices", shape, np.int32)
+        distances = scratch_array(workers.folder, "distances", shape, divided.points.dtype)
+        groups = compute.blocks(n_lists, _LISTS_A_TASK)
+
+        def search(group: slice, probes=probes, indices=indices, distances=distances) -> None:
+            for number in range(group.start, group.stop):
+                rows = slice(divided.start[number], divided.start[number + 1])
+                if rows.start < rows.stop:
+                    found = _list(divided, number, rows, probes, n_neighbors)
+                    indices[rows], distances[rows] = found.names.astype(np.int32), found.distances
+
+        for _ in track(workers.in_order(search, groups), "neighbors: searching", len(groups)):
+            pass
+        # Neighbours as near as the last true one count: with ties, which of them is found is chance.
+        radius = truth.distances[:, -1:] * (1 + 4 * np.finfo(divided.points.dtype).eps)
+        there = np.concatenate([distances[row : row + 1] for row in sample])
+        recall = float((there <= radius).mean())
         log.info("neighbors: recall %.4f with %d of %d lists", recall, probes, n_lists)
-        for _ in range(_ROUNDS if coarse else 0):
-            if recall >= min_recall + margin / 2:
-                break
-            descended(divided, found, workers)
-            recall = _recall(found, sample, truth)
-            log.info("neighbors: recall %.4f with neighbours of neighbours", recall)
         if recall >= min_recall or probes == n_lists:
             break
         probes = min(n_lists, probes + max(1, probes // 3))
-    for name, source in found._asdict().items():
+    for name, source in (("indices", indices), ("distances", distances)):
         # The place of a position is the cell that stands there.
         for rows, values in rearranged(workers, source, divided.order, block_cells):
             out[name][rows] = values
-    remove(*found, divided.points)
+    remove(indices, distances, divided.points)
     return probes, recall
-
-
-def _searched(divided: Lists, probes: int, found: Edges, workers) -> None:
-    """Fill in, by position, the nearest of the cells in so many lists around a cell's own."""
-    groups = compute.blocks(len(divided.centroids), _LISTS_A_TASK)
-
-    def search(group: slice) -> None:
-        for number in range(group.start, group.stop):
-            rows = slice(divided.start[number], divided.start[number + 1])
-            if rows.start < rows.stop:
-                nearest = _list(divided, number, rows, probes, found.indices.shape[1])
-                found.indices[rows], found.distances[rows] = nearest.names.astype(np.int32), nearest.distances
-
-    for _ in track(workers.in_order(search, groups), "neighbors: searching", len(groups)):
-        pass
 
 
 def _list(divided: Lists, number: int, rows: slice, probes: int, n_neighbors: int) -> exact.Found:
@@ -227,16 +209,7 @@ def _truth(divided: Lists, sample: np.ndarray, n_neighbors: int, workers) -> exa
     return exact.Found(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
-def _recall(found: Edges, sample: np.ndarray, truth: exact.Found) -> float:
-    """Share of the true neighbours of the sampled positions that were found.
-
-    Neighbours as near as the last true one count: with ties, which of them is found is chance.
-    """
-    radius = truth.distances[:, -1:] * (1 + 4 * np.finfo(truth.distances.dtype).eps)
-    return float((picked(found.distances, sample) <= radius).mean())
-
-
-def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, share_wanted: float) -> int:
+def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, min_recall: float) -> int:
     """The fewest lists around a cell's own that hold so large a share of the true neighbours of the sample."""
     home, away = (
         np.searchsorted(divided.start, places, side="right") - 1 for places in (sample, divided.place[truth.names])
@@ -248,4 +221,5 @@ def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, share_wanted
         place[divided.near(number, n_lists)] = np.arange(n_lists)
         rank[row] = place[away[row]]
     share = np.cumsum(np.bincount(rank.ravel(), minlength=n_lists)) / rank.size
-    return min(int(np.searchsorted(share, share_wanted)) + 1, n_lists)
+    asked = min_recall + min(_MARGIN, (1 - min_recall) / 2)
+    return min(int(np.searchsorted(share, asked)) + 1, n_lists)

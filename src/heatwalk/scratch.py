@@ -13,8 +13,6 @@ from heatwalk import compute
 
 _READ_ROWS = 2**17  # rows looked at when rows are gathered in another order
 _BAND_BYTES = 2**27  # rows gathered at a time
-_GAP_BYTES = 2**13  # read though not asked for, rather than read twice
-_RUN_BYTES = 2**20  # read in one go
 
 
 class File:
@@ -29,32 +27,16 @@ class File:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
+        values = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
         with open(self.path, "rb", buffering=0) as file:
-            return self._read(file, start, max(start, stop))
-
-    def _read(self, file, start: int, stop: int) -> np.ndarray:
-        values = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        file.seek(start * self._row_bytes)
-        left = memoryview(values.reshape(-1)).cast("B") if values.size else b""
-        while len(left):
-            count = file.readinto(left)
-            if not count:
-                raise OSError(f"{self.path} ends before row {stop}")
-            left = left[count:]
+            file.seek(start * self._row_bytes)
+            left = memoryview(values.reshape(-1)).cast("B") if values.size else b""
+            while len(left):
+                count = file.readinto(left)
+                if not count:
+                    raise OSError(f"{self.path} ends before row {stop}")
+                left = left[count:]
         return values
-
-    def picked(self, rows: np.ndarray) -> np.ndarray:
-        """Some rows, given in ascending order: those that stand near each other are read in one go."""
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        gap, most = (max(1, size // self._row_bytes) for size in (_GAP_BYTES, _RUN_BYTES))
-        new = (np.diff(rows) > gap) | (np.diff(rows // most) > 0)
-        ends = [*(np.flatnonzero(new) + 1).tolist(), len(rows)]
-        with open(self.path, "rb", buffering=0) as file:
-            for first, end in zip([0, *ends], ends, strict=False):
-                here = rows[first:end]
-                if len(here):
-                    found[first:end] = self._read(file, int(here[0]), int(here[-1]) + 1)[here - here[0]]
-        return found
 
     def __setitem__(self, rows: slice, values) -> None:
         start, stop, _ = rows.indices(self.shape[0])
@@ -88,11 +70,6 @@ def remove(*arrays) -> None:
     for each in arrays:
         if isinstance(each, File):
             each.path.unlink(missing_ok=True)
-
-
-def picked(source, rows: np.ndarray) -> np.ndarray:
-    """Some rows of an array in a file or in memory, in ascending order."""
-    return source.picked(rows) if isinstance(source, File) else np.take(source, rows, axis=0)
 
 
 def gathered(source, place: np.ndarray, rows: slice) -> np.ndarray:
