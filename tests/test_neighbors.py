@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from test_exact import cloud, lattice, tight_groups
 
 import heatwalk as hw
-from heatwalk import store
+from heatwalk import search, store
 
 stage = importlib.import_module("heatwalk.neighbors")  # the name in the package is the function
 
@@ -280,7 +280,7 @@ def test_of_a_large_list_some_cells_are_searched_at_a_time(monkeypatch, queries)
     points = cloud(600, 5)
     options = {"n_neighbors": 6, "method": "inverted_lists", "threads": 2}
     expected = hw.neighbors(points, **options)
-    monkeypatch.setattr(stage, "_LIST_QUERIES", queries)
+    monkeypatch.setattr(search, "_QUERIES", queries)
     found = hw.neighbors(points, **options)
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.distances, expected.distances)

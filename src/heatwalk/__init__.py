@@ -11,8 +11,10 @@ Stages are plain functions on arrays that return named tuples; `hw.scverse` has 
 from heatwalk import scverse, spaces
 from heatwalk.affinity import Affinity, affinity
 from heatwalk.cells import Cells, cells
+from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, distance_error
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
+from heatwalk.extension import Extension, Reference, extension
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.pca import Pca, pca
@@ -21,17 +23,23 @@ __all__ = [
     "Affinity",
     "BadInput",
     "Cells",
+    "DeepDiffusionMap",
     "DiffusionMap",
+    "Extension",
     "HeatwalkError",
     "Locked",
     "Neighbors",
     "OutOfResources",
     "Pca",
     "Problem",
+    "Reference",
     "affinity",
     "cells",
     "coordinates",
+    "deep_diffusion_map",
     "diffusion_map",
+    "distance_error",
+    "extension",
     "neighbors",
     "open_input",
     "pca",

@@ -12,12 +12,12 @@ from heatwalk.lists import Lists
 from heatwalk.progress import log, track
 from heatwalk.scratch import array as scratch_array
 from heatwalk.scratch import rearranged, remove
+from heatwalk.search import enough, within
 
 _EXACT_UP_TO = 20_000  # cells; below, exact search is faster than building an index
 _SAMPLE = 1000  # cells that the recall is measured on
 _MARGIN = 0.004  # of recall: another sample of cells finds a little more or less
 _QUERIES_A_TASK = 512
-_LIST_QUERIES = 8192  # cells of a large list, searched at a time
 _LISTS_A_TASK = 8
 
 
@@ -141,7 +141,7 @@ def _in_lists(
     n_cells, n_lists = len(divided.order), len(divided.centroids)
     sample = np.sort(np.random.default_rng(seed).choice(n_cells, min(_SAMPLE, n_cells), replace=False))
     truth = _truth(divided, sample, n_neighbors, workers)
-    probes = _enough(divided, sample, truth, min_recall)
+    probes = enough(divided, sample, truth.names, min_recall + min(_MARGIN, (1 - min_recall) / 2))
     shape = (n_cells, n_neighbors)
     while True:
         indices = scratch_array(workers.folder, "indices", shape, np.int32)
@@ -152,7 +152,8 @@ def _in_lists(
             for number in range(group.start, group.stop):
                 rows = slice(divided.start[number], divided.start[number + 1])
                 if rows.start < rows.stop:
-                    found = _list(divided, number, rows, probes, n_neighbors)
+                    queries, names = divided.points[rows], divided.order[rows]
+                    found = within(divided, number, queries, names, probes, n_neighbors)
                     indices[rows], distances[rows] = found.names.astype(np.int32), found.distances
 
         for _ in track(workers.in_order(search, groups), "neighbors: searching", len(groups)):
@@ -173,29 +174,6 @@ def _in_lists(
     return probes, recall
 
 
-def _list(divided: Lists, number: int, rows: slice, probes: int, n_neighbors: int) -> exact.Found:
-    """Neighbours of the cells of one list within the lists nearest to it.
-
-    Differences are taken about the list's centroid before the product |x|^2 + |y|^2 - 2xy, which therefore loses digits
-    of the list's own extent only. Small lists are joined by further ones until there are enough points.
-    """
-    near = divided.near(number, probes, n_neighbors + 1)
-    parts = [slice(divided.start[other], divided.start[other + 1]) for other in near]
-    base = np.concatenate([divided.points[part] for part in parts])
-    labels = np.concatenate([divided.order[part] for part in parts])
-    centre = divided.centre + divided.centroids[number].astype(np.float64) * divided.unit
-    # A few more than asked for: the cell itself is among them, and single precision may swap the last ones.
-    width = min(n_neighbors + 1 + max(2, n_neighbors // 10), len(base))
-    around, best = lists.scaled(base, centre, divided.unit), []
-    for part in compute.blocks(rows.stop - rows.start, _LIST_QUERIES):
-        here = slice(rows.start + part.start, rows.start + part.stop)
-        queries, names = divided.points[here], divided.order[here]
-        found = exact.candidates(lists.scaled(queries, centre, divided.unit), around, width)[1]
-        ranked = exact.ranked(base, labels, queries, names, found, divided.unit)
-        best.append(exact.best(ranked, n_neighbors))
-    return exact.Found(*(np.concatenate(values) for values in zip(*best, strict=True)))
-
-
 def _truth(divided: Lists, sample: np.ndarray, n_neighbors: int, workers) -> exact.Found:
     """True neighbours of the sampled positions."""
 
@@ -207,19 +185,3 @@ def _truth(divided: Lists, sample: np.ndarray, n_neighbors: int, workers) -> exa
     parts = compute.blocks(len(sample), _QUERIES_A_TASK // 2)
     found = list(track(workers.in_order(search, parts), "neighbors: sampling", len(parts)))
     return exact.Found(*(np.concatenate(values) for values in zip(*found, strict=True)))
-
-
-def _enough(divided: Lists, sample: np.ndarray, truth: exact.Found, min_recall: float) -> int:
-    """The fewest lists around a cell's own that hold so large a share of the true neighbours of the sample."""
-    home, away = (
-        np.searchsorted(divided.start, places, side="right") - 1 for places in (sample, divided.place[truth.names])
-    )
-    n_lists = len(divided.centroids)
-    rank = np.empty(away.shape, np.int64)
-    for row, number in enumerate(home):
-        place = np.empty(n_lists, np.int64)
-        place[divided.near(number, n_lists)] = np.arange(n_lists)
-        rank[row] = place[away[row]]
-    share = np.cumsum(np.bincount(rank.ravel(), minlength=n_lists)) / rank.size
-    asked = min_recall + min(_MARGIN, (1 - min_recall) / 2)
-    return min(int(np.searchsorted(share, asked)) + 1, n_lists)

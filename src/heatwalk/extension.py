@@ -1,0 +1,188 @@
+"""extension: new points in the map of a reference, how far each can be trusted, and labels carried over to it."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from heatwalk import arrays, compute, exact, placing
+from heatwalk.errors import BadInput, Problem
+from heatwalk.progress import track
+from heatwalk.search import searcher
+
+_POINTS = 2**17  # placed at a time: lists are then shared by many of them
+_NOVELTY_NEIGHBOR = 15
+_LOCAL = 2 / 3  # power of the local scale in the novelty: 0 is a distance, 1 a ratio of distances
+_CALIBRATION = 0.1  # share of the reference set aside where it has no split of its own
+
+
+class Reference(NamedTuple):
+    """What new points are placed in."""
+
+    points: Any  # (cell, dimension)
+    neighbors: Any  # as `neighbors` gives them
+    affinity: Any  # as `affinity` gives it
+    map: Any  # DiffusionMap ("nystrom", "landmark") or DeepDiffusionMap ("network")
+    split: Any = None  # (cell,), 1 for cells set aside for the calibration of trust
+
+
+class Extension(NamedTuple):
+    coordinates: Any  # (point, mode) float32
+    trust: Any  # (point,) float32, in (0, 1]
+    novelty: Any  # (point,) float32
+    labels: Any = None  # name -> (point,) of text
+    probability: Any = None  # name -> (point,) float32
+
+
+def extension(
+    reference: Reference,
+    points,
+    *,
+    method: str = "nystrom",
+    t: int = 1,
+    landmarks: int = 5000,
+    min_trust: float = 0.05,
+    transfer: Mapping[str, Sequence] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    scheduler: str = "threads",
+    block_cells: int = compute.BLOCK_CELLS,
+    scratch: Path | None = None,
+    out: MutableMapping | None = None,
+) -> Extension:
+    """Coordinates lambda^t psi of new points, without touching the reference.
+
+    "nystrom": p(x, y) = k(x, y) / d_y^alpha over the reference's nearest cells y, rows divided by their sums, and
+    lambda^t psi(x) = lambda^(t - 1) sum_y p(x, y) psi(y), with the bandwidth and alpha of the reference's graph; within
+    the component that has most of the row. "landmark": the same with so many cells in place of all, their bandwidths
+    from each other, each mode divided by the factor by which they shrink it on a sample of the reference. "network":
+    the trained network (its own t); points need no neighbours for it, but their trust does.
+    novelty(x) = log r(x) - 2/3 mean of log r(y) over the 15 nearest cells y, r the distance to the 15th nearest cell,
+    of those not set aside. trust: the share of the cells set aside that are at least as novel (a conformal p value):
+    of points like the reference's, a share of 5% lies below 0.05.
+    transfer: name -> label of every reference cell. A point's label is the one with most of sum_y p(x, y), which is its
+    probability; "unassigned" below `min_trust`.
+    points: (point, dimension) with as many columns as the reference's. Raises BadInput for other shapes or values.
+    Sources: Bengio et al., Out-of-sample extensions (2004); Vovk et al., Algorithmic learning in a random world (2005).
+    """
+    out, named = {} if out is None else out, transfer or {}
+    _check(reference, points, method, t, landmarks, min_trust, named)
+    graph, aside = placing.graph_of(reference), _aside(reference, seed)
+    calibration, radius = _novelties(reference, aside)
+    place = placing.METHODS[method](reference, graph, t, landmarks, seed)
+    known = {name: np.unique(np.asarray(column).astype(str), return_inverse=True) for name, column in named.items()}
+    n_points = points.shape[0]
+    arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
+    for name in ("trust", "novelty"):
+        arrays.make(out, name, (n_points,), np.float32)
+    labels = {name: np.empty(n_points, object) for name in known}
+    probability = {name: np.empty(n_points, np.float32) for name in known}
+    ranges = compute.blocks(n_points, max(1, _POINTS // block_cells) * block_cells)
+    with compute.workers(scheduler, threads, scratch) as workers:
+        search = searcher(reference.points, graph.width, reference.neighbors.indices, seed, workers)
+        for rows in track(ranges, "extension: placing", len(ranges)):
+            block = _finite(points, rows)
+            found = search(block)
+            weights = placing.weights(found, graph)
+            out["coordinates"][rows] = place(block, found, weights, workers)
+            novel = _novelty(found, aside, radius)
+            trust = _share_at_least(calibration, novel)
+            out["novelty"][rows], out["trust"][rows] = novel.astype(np.float32), trust.astype(np.float32)
+            for name, (values, codes) in known.items():
+                best, probability[name][rows] = _vote(weights, codes[found.names], len(values))
+                labels[name][rows] = np.where(trust < min_trust, "unassigned", values[best])
+    made = Extension(out["coordinates"], out["trust"], out["novelty"])
+    return made._replace(labels=labels, probability=probability) if known else made
+
+
+def _check(reference: Reference, points, method: str, t: int, landmarks: int, min_trust: float, transfer) -> None:
+    n_cells, dimension = reference.points.shape
+    if method not in ("nystrom", "landmark", "network"):
+        raise BadInput(Problem("HW-EX-001", "method", f"{method!r} is unknown", "use nystrom, landmark or network"))
+    if hasattr(reference.map, "weights") != (method == "network"):
+        kind = type(reference.map).__name__
+        remedy = "set method to network" if hasattr(reference.map, "weights") else "give a DeepDiffusionMap as the map"
+        raise BadInput(Problem("HW-EX-002", "method", f"{method!r} cannot use a {kind}", remedy))
+    if points.ndim != 2 or points.shape[1] != dimension or points.shape[0] == 0:
+        cause = f"points have shape {points.shape}, the reference has {n_cells} cells of {dimension} dimensions"
+        raise BadInput(Problem("HW-EX-003", "points", cause, f"give a (point, {dimension}) array of at least 1 point"))
+    if not (isinstance(t, Integral) and t >= 1):
+        raise BadInput(Problem("HW-EX-004", "t", f"{t!r} is no whole number above 0", "set t to one"))
+    if not (isinstance(landmarks, Integral) and landmarks >= 2):
+        raise BadInput(Problem("HW-EX-005", "landmarks", f"{landmarks!r} is below 2", "set landmarks to about 5000"))
+    if not 0 <= min_trust < 1:
+        raise BadInput(Problem("HW-EX-006", "min_trust", f"{min_trust} is no share", "set it to at least 0, below 1"))
+    for name, column in transfer.items():
+        if len(column) != n_cells:
+            cause = f"{len(column)} labels for {n_cells} cells of the reference"
+            raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "give one label for every reference cell"))
+
+
+def _aside(reference: Reference, seed: int) -> np.ndarray:
+    """(cell,) bool, those that trust is calibrated on."""
+    if reference.split is not None and np.any(np.asarray(reference.split[:]) == 1):
+        return np.asarray(reference.split[:]) == 1
+    n_cells = reference.points.shape[0]
+    aside = np.zeros(n_cells, bool)
+    chosen = np.random.default_rng([seed, 4]).choice(n_cells, max(1, int(_CALIBRATION * n_cells)), replace=False)
+    aside[chosen] = True
+    return aside
+
+
+def _novelties(reference: Reference, aside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted novelties of the cells set aside, and log r of all cells."""
+    neighbors, n_cells = reference.neighbors, len(aside)
+    radius = np.empty(n_cells)
+    ranges = compute.blocks(n_cells, compute.BLOCK_CELLS)
+    blocks = [
+        exact.Found(np.asarray(neighbors.indices[rows]), np.asarray(neighbors.distances[rows])) for rows in ranges
+    ]
+    for rows, found in zip(ranges, blocks, strict=True):
+        radius[rows] = _log_radius(found, aside)
+    novel = [_novelty(found, aside, radius)[aside[rows]] for rows, found in zip(ranges, blocks, strict=True)]
+    return np.sort(np.concatenate(novel)), radius
+
+
+def _kept(found: exact.Found, aside: np.ndarray) -> np.ndarray:
+    """(query, neighbor) bool: the first 15 neighbours that are not set aside, or all where there are fewer."""
+    there = ~aside[found.names]
+    return there & (np.cumsum(there, axis=1) <= _NOVELTY_NEIGHBOR)
+
+
+def _log_radius(found: exact.Found, aside: np.ndarray) -> np.ndarray:
+    kept = _kept(found, aside)
+    kept[:, 0] |= ~kept.any(axis=1)
+    last = np.where(kept, found.distances, -np.inf).max(axis=1).astype(np.float64)
+    return np.log(np.maximum(last, np.finfo(np.float32).tiny))
+
+
+def _novelty(found: exact.Found, aside: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    kept = _kept(found, aside)
+    kept[:, 0] |= ~kept.any(axis=1)
+    local = np.where(kept, radius[found.names], 0).sum(axis=1) / kept.sum(axis=1)
+    return _log_radius(found, aside) - _LOCAL * local
+
+
+def _share_at_least(calibration: np.ndarray, novel: np.ndarray) -> np.ndarray:
+    """(1 + how many are at least as novel) / (1 + how many there are)."""
+    return (1 + len(calibration) - np.searchsorted(calibration, novel, side="left")) / (1 + len(calibration))
+
+
+def _vote(weights: np.ndarray, codes: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The label with most weight in every row, and its share."""
+    rows = np.repeat(np.arange(len(weights)), weights.shape[1])
+    votes = np.bincount(rows * n_labels + codes.ravel(), weights.ravel(), len(weights) * n_labels)
+    votes = votes.reshape(len(weights), n_labels)
+    best = votes.argmax(axis=1)
+    return best, votes[np.arange(len(best)), best].astype(np.float32)
+
+
+def _finite(points, rows: slice) -> np.ndarray:
+    block = np.asarray(points[rows])
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if len(bad):
+        cause = f"{len(bad)} new points are not finite, the first in row {rows.start + bad[0]}"
+        raise BadInput(Problem("HW-EX-008", "points", cause, "remove those points, or mend the representation"))
+    return block
