@@ -138,14 +138,14 @@ def test_a_higher_recall_searches_more_lists(hard):
 @pytest.mark.parametrize("min_recall", [0.3, 0.8])
 def test_no_more_lists_are_searched_than_the_recall_takes(monkeypatch, hard, min_recall):
     found = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=min_recall)
-    monkeypatch.setattr(stage, "_enough", lambda *_: found.probes - 1)
+    monkeypatch.setattr(stage, "enough", lambda *_: found.probes - 1)
     fewer = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=0.0)
     assert fewer.probes == found.probes - 1
     assert fewer.recall < min_recall <= found.recall
 
 
 def test_lists_are_added_where_those_expected_to_suffice_do_not(monkeypatch, hard):
-    monkeypatch.setattr(stage, "_enough", lambda *_: 1)
+    monkeypatch.setattr(stage, "enough", lambda *_: 1)
     found = hw.neighbors(hard, n_neighbors=15, method="inverted_lists", min_recall=0.5)
     assert found.probes > 1
     assert found.recall >= 0.5

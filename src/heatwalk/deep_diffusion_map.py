@@ -74,12 +74,10 @@ def deep_diffusion_map(
     perceptron), "sequence", "image" (convolutions), or "auto", by the number of axes. prototypes: learned places that
     a softmax compares points with, at most a third of the cells, and as many as a file of 2 MB holds.
     coordinates: lambda^t psi up to the error of the network, in the order of the eigenvalues, the entry of largest
-    magnitude positive. A graph of several components has its trivial vectors taken out one by one; modes are then those
-    of all components together.
-    error: mean relative error of the distances of all pairs of up to 1,500 cells beside the exact map, with its median
-    and its mean by decile of the distance; of these cells where there are up to 4,000, of a map and a network of a
-    subsample of 2,000 otherwise (its graph made with defaults). energy: |G G'|_F^2, which rounds increase.
-    residuals: |T g - mu g| / (mu |g|) of every column, as of an eigenvector.
+    magnitude positive. Of a graph in pieces, modes are those of all components together.
+    error: mean relative error of the distances of all pairs of up to 1,500 cells beside the exact map (also its median,
+    and mean by decile of the distance), for up to 4,000 cells; for more, that of a subsample of 2,000 with a graph and
+    network of its own. energy: |G G'|_F^2, which rounds increase. residuals: |T g - mu g| / (mu |g|) of every column.
     checkpoint: a file that keeps the state after every round; a run that finds its own goes on from there.
     Raises BadInput for options out of bounds, or a t at which the last component has all but died away.
     Source: Garcia-Heredia, Fernandez, Alaiz, Deep diffusion maps, arXiv 2505.06087.
@@ -87,30 +85,40 @@ def deep_diffusion_map(
     from heatwalk import training
 
     out = {} if out is None else out
-    n_cells = affinity.components.shape[0]
-    _check(points, n_cells, n_components, t, prototypes, rounds)
-    description = training.description(points.shape, network, n_components, prototypes, t)
-    held, band_edges = _room(description, n_cells, affinity.indices.shape[0], memory)
-    with compute.workers("threads", threads, scratch, files=not held) as workers:
-        matrix = conjugate(affinity, held=held, band_edges=band_edges, workers=workers)
-        values = _by_position(points, matrix, workers)
-        options = {"rounds": rounds, "seed": seed, "together": n_cells <= _TOGETHER_UP_TO, "checkpoint": checkpoint}
-        trained = training.trained(values, matrix, description, workers=workers, **options)
-        _check_spectrum(trained.ritz.values, t)
-        coordinates = training.outputs(trained.network, values, workers)
-    remove(matrix.columns, matrix.values)
-    flip = _signs(coordinates)
-    training.flip(trained.network, flip)
+    _check(points, affinity.components.shape[0], n_components, t, prototypes, rounds)
+    described = training.description(points.shape, network, n_components, prototypes, t)
+    limits = {"threads": threads, "memory": memory, "scratch": scratch}
+    fit = {"rounds": rounds, "seed": seed, "checkpoint": checkpoint}
+    trained, coordinates = _trained(points, affinity, described, fit, limits)
     made = arrays.make(out, "coordinates", coordinates.shape, np.float32)
-    for rows in compute.blocks(n_cells, block_cells):
-        made[rows] = np.take(coordinates, matrix.place[rows], axis=0) * flip
+    for rows in compute.blocks(len(coordinates), block_cells):
+        made[rows] = coordinates[rows]
     found = _evidence(trained, t) | _saved(trained.network)
-    limits = {"threads": threads, "block_cells": block_cells, "scratch": scratch, "memory": memory}
     same = {"n_components": n_components, "t": t, "network": network, "prototypes": prototypes, "rounds": rounds}
-    found |= _measured(points, affinity, made, trained.ritz.values, seed, limits, same) if measure else _unmeasured()
+    mu = trained.ritz.values
+    found |= _measured(points, affinity, coordinates, mu, seed, threads, same) if measure else _unmeasured()
     for name, value in found.items():
         arrays.make(out, name, value.shape, value.dtype)[...] = value
     return DeepDiffusionMap(*(out[name] for name in DeepDiffusionMap._fields))
+
+
+def _trained(points, affinity, described, fit: dict, limits: dict):
+    """The trained network and its coordinates, by cell."""
+    from heatwalk import training
+
+    n_cells = points.shape[0]
+    held, band_edges = _room(described, n_cells, affinity.indices.shape[0], limits["memory"])
+    with compute.workers("threads", limits["threads"], limits["scratch"], files=not held) as workers:
+        matrix = conjugate(affinity, held=held, band_edges=band_edges, workers=workers)
+        values = _by_position(points, matrix, workers)
+        options = {**fit, "together": n_cells <= _TOGETHER_UP_TO, "workers": workers}
+        trained = training.trained(values, matrix, described, **options)
+        _check_spectrum(trained.ritz.values, described.t)
+        coordinates = training.outputs(trained.network, values, workers)
+    remove(matrix.columns, matrix.values)
+    signs = _signs(coordinates)
+    training.flip(trained.network, signs)
+    return trained, np.take(coordinates, matrix.place, axis=0) * signs
 
 
 def _check(points, n_cells: int, n_components: int, t: int, prototypes: int, rounds: int) -> None:
@@ -205,7 +213,9 @@ def _unmeasured() -> dict[str, np.ndarray]:
     return {"error_deciles": np.full(10, np.nan), "error_cells": np.int64(0)} | {n: np.float64(np.nan) for n in names}
 
 
-def _measured(points, affinity, coordinates, values: np.ndarray, seed: int, limits, same) -> dict[str, np.ndarray]:
+def _measured(
+    points, affinity, coordinates: np.ndarray, values: np.ndarray, seed: int, threads: int | None, same: dict
+) -> dict[str, np.ndarray]:
     """The error beside an exact map, of these cells or of a subsample with a graph and a network of its own."""
     from heatwalk.affinity import affinity as kernel
     from heatwalk.diffusion_map import diffusion_map
@@ -219,18 +229,18 @@ def _measured(points, affinity, coordinates, values: np.ndarray, seed: int, limi
         some, affinity = np.concatenate([np.asarray(points[row : row + 1]) for row in rows]), None
         for _ in range(3):  # until its graph is connected, or nearly
             flat = some.reshape(len(some), -1)
-            found = neighbors(flat, seed=seed, threads=limits["threads"])
-            affinity = kernel(flat, found, threads=limits["threads"])
+            found = neighbors(flat, seed=seed, threads=threads)
+            affinity = kernel(flat, found, threads=threads)
             if not np.any(affinity.components):
                 break
             some = some[affinity.components == 0]
         log.info("deep_diffusion_map: error on %d cells, with a network of their own", len(some))
-        own = deep_diffusion_map(some, affinity, **same, measure=False, seed=seed, threads=limits["threads"])
+        own = deep_diffusion_map(some, affinity, **same, measure=False, seed=seed, threads=threads)
         coordinates, compared = own.coordinates, np.asarray(own.eigenvalues) ** (2 * t)
     if np.any(np.asarray(affinity.components[:])):
         log.warning("deep_diffusion_map: the error is not measured, the graph compared with is in several pieces")
         return _unmeasured()
-    exact = diffusion_map(affinity, n_components=n_components, threads=limits["threads"], seed=seed)
+    exact = diffusion_map(affinity, n_components=n_components, threads=threads, seed=seed)
     best = np.asarray(exact.eigenvalues) ** (2 * t)
     expected = np.asarray(exact.eigenvectors) * np.asarray(exact.eigenvalues) ** t
     cells = np.sort(generator.choice(len(expected), min(_PAIRS_OF, len(expected)), replace=False))
