@@ -29,10 +29,12 @@ def neighbors(n_cells=97, n_neighbors=5, seed=0, dtype=np.float64):
 def test_edges_by_the_band_they_lead_into_are_the_transpose(tmp_path, n_bands, block_cells, in_folder, dtype):
     graph = neighbors(dtype=dtype)
     bands = compute.blocks(97, -(-97 // n_bands))
+    if n_bands == 3:
+        bands = [slice(0, 5), slice(5, 80), slice(80, 97)]
     with compute.workers("threads", 2, tmp_path if in_folder else None) as pool:
         found = exchange.reverse(graph, bands, block_cells, pool)
     source, target = np.repeat(np.arange(97), 5), graph.indices.ravel()
-    order = np.argsort(target // bands[0].stop, kind="stable")
+    order = np.argsort(np.searchsorted([band.stop for band in bands], target, side="right"), kind="stable")
     everything = slice(0, len(target))
     assert isinstance(found.target, File if in_folder else np.ndarray)
     np.testing.assert_array_equal(found.target[everything], target[order])
@@ -67,6 +69,33 @@ def test_offsets_leave_no_gap_and_no_overlap(seed):
     np.testing.assert_array_equal(ends[:-1], begins[1:])
     np.testing.assert_array_equal(place[0], start[:-1])
     assert (begins[0], ends[-1]) == (0, start[-1])
+
+
+def test_in_degrees_are_counted(tmp_path):
+    graph = neighbors()
+    with compute.workers("threads", 2, tmp_path) as pool:
+        for block_cells in (7, 1000):
+            found = exchange.in_degrees(graph, block_cells, pool)
+            np.testing.assert_array_equal(found, np.bincount(graph.indices.ravel(), minlength=97))
+
+
+def test_no_band_holds_more_edges_than_asked_for_but_for_one_cell(monkeypatch):
+    # Half of the cells have cell 0 for a neighbour: its rows must not come with those of others.
+    points = np.random.default_rng(0).normal(size=(400, 3))
+    found = hw.neighbors(points, n_neighbors=5)
+    indices = np.array(found.indices)
+    indices[200:, 4] = 0
+    held, union = [], stage._union
+    monkeypatch.setattr(stage, "_BAND_EDGES", 60)
+
+    def watched(neighbors, incoming, rows, part, sigma):
+        held.append((rows.stop - rows.start, part.stop - part.start + 5 * (rows.stop - rows.start)))
+        return union(neighbors, incoming, rows, part, sigma)
+
+    monkeypatch.setattr(stage, "_union", watched)
+    hw.affinity(points, found._replace(indices=indices))
+    assert max(edges for _, edges in held) > 200
+    assert all(edges <= 60 or cells == 1 for cells, edges in held)
 
 
 # ---- the rows of the affinity ----------------------------------------------------------------------------------------

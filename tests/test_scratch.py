@@ -191,19 +191,20 @@ def test_rearranged_rows_come_in_order_and_once(monkeypatch, read_rows, multiple
     expected = np.empty_like(values)
     expected[place] = values
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in found]), expected)
-    assert [rows for rows, _ in found] == scratch.bands(values.shape, values.dtype, multiple)
+    assert [rows for rows, _ in found] == scratch.bands(values.shape, values.dtype, multiple, 2)
     assert all(len(here) == rows.stop - rows.start for rows, here in found)
 
 
 @pytest.mark.parametrize("multiple", [1, 4, 60])
 @pytest.mark.parametrize("band_bytes", [1, 100, 1000, 2**27])
+@pytest.mark.parametrize("threads", [1, 5])
 @pytest.mark.parametrize(("shape", "dtype"), [*KINDS, ((0, 3), np.float64)])
-def test_bands_are_consecutive_bounded_and_begin_at_multiples(monkeypatch, multiple, band_bytes, shape, dtype):
+def test_bands_are_consecutive_bounded_and_begin_at_multiples(monkeypatch, multiple, band_bytes, threads, shape, dtype):
     monkeypatch.setattr(scratch, "_BAND_BYTES", band_bytes)
-    found = scratch.bands(shape, dtype, multiple)
+    found = scratch.bands(shape, dtype, multiple, threads)
     starts = [0, *(band.stop for band in found)]
     assert starts == [*(band.start for band in found), shape[0]]
     row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
     for band in found:
         assert band.start % multiple == 0
-        assert (band.stop - band.start) * row_bytes <= max(band_bytes, multiple * row_bytes)
+        assert (band.stop - band.start) * row_bytes <= max(band_bytes / threads, multiple * row_bytes)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute
+from heatwalk.conjugate import cuts
 from heatwalk.errors import BadInput, Problem
-from heatwalk.exchange import Reversed, reverse
+from heatwalk.exchange import Reversed, in_degrees, reverse
 from heatwalk.progress import track
 from heatwalk.scratch import array as scratch_array
 from heatwalk.scratch import remove
 
-_BAND_EDGES = 2**20  # directed edges of a band of rows
+_BAND_EDGES = 2**21  # edges that lead out of a band of rows or into it
 
 
 class Affinity(NamedTuple):
@@ -115,7 +116,9 @@ def _bandwidths(distances, ranges: list[slice], bandwidth: str | float, bandwidt
 def _kernel(neighbors, sigma: np.ndarray, block_cells: int, workers):
     """CSR of k(x, y) on the union of x -> y, y -> x and the diagonal; and its row sums."""
     n_cells, n_neighbors = neighbors.indices.shape
-    bands = compute.blocks(n_cells, max(1, _BAND_EDGES // n_neighbors))
+    # Cells that are near to very many others have bands to themselves.
+    edges = np.concatenate([[0], np.cumsum(in_degrees(neighbors, block_cells, workers) + n_neighbors)])
+    bands = cuts(edges, slice(0, n_cells), _BAND_EDGES)
     incoming = reverse(neighbors, bands, block_cells, workers)
     most = n_cells + 2 * n_cells * n_neighbors  # were no edge known from both ends
     columns = scratch_array(workers.folder, "columns", (most,), np.int32)

@@ -20,13 +20,27 @@ class Reversed(NamedTuple):
     distance: Any  # (edge,), as given
 
 
+def in_degrees(neighbors, block_cells: int, workers: compute.Workers) -> np.ndarray:
+    """(cell,) int64, how many edges lead into every cell; in one thread, for the counts of one are all that is held."""
+    n_cells = neighbors.indices.shape[0]
+    found = np.zeros(n_cells, np.int64)
+    ranges = compute.blocks(n_cells, block_cells)
+    for targets in workers.here.in_order(lambda rows: np.sort(np.asarray(neighbors.indices[rows]), axis=None), ranges):
+        cells, count = np.unique(targets, return_counts=True)
+        found[cells] += count
+    return found
+
+
 def reverse(neighbors, bands: list[slice], block_cells: int, workers: compute.Workers) -> Reversed:
     """All edges of a neighbour graph by the band of rows that they lead into; within a band in the order of x."""
     n_cells, n_neighbors = neighbors.indices.shape
-    width, ranges = bands[0].stop, compute.blocks(n_cells, block_cells)
+    first, ranges = np.array([band.start for band in bands]), compute.blocks(n_cells, block_cells)
+
+    def band_of(targets: np.ndarray) -> np.ndarray:
+        return np.searchsorted(first, targets, side="right") - 1
 
     def count(rows: slice) -> np.ndarray:
-        return np.bincount(np.asarray(neighbors.indices[rows]).ravel() // width, minlength=len(bands))
+        return np.bincount(band_of(np.asarray(neighbors.indices[rows]).ravel()), minlength=len(bands))
 
     start, place = offsets(np.array(list(workers.in_order(count, ranges))))
     shape = (int(start[-1]),)
@@ -37,9 +51,10 @@ def reverse(neighbors, bands: list[slice], block_cells: int, workers: compute.Wo
         rows = ranges[block]
         found, values = (np.asarray(array[rows]).ravel() for array in (neighbors.indices, neighbors.distances))
         here = np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), n_neighbors)
-        order = np.argsort(found // width, kind="stable")
+        into = band_of(found)
+        order = np.argsort(into, kind="stable")
         found, here, values = found[order], here[order], values[order]
-        ends = np.searchsorted(found // width, np.arange(len(bands) + 1))
+        ends = np.searchsorted(into[order], np.arange(len(bands) + 1))
         for band in np.flatnonzero(np.diff(ends)):
             part = slice(ends[band], ends[band + 1])
             to = slice(place[block, band], place[block, band] + part.stop - part.start)

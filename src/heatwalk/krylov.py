@@ -22,7 +22,7 @@ import numpy as np
 from heatwalk import compute
 from heatwalk.chebyshev import Damping, damped, damping
 from heatwalk.conjugate import COLUMNS as BLOCK
-from heatwalk.progress import log
+from heatwalk.progress import log, track
 
 _LOOK_STEPS = 6  # of a new block, that looks for what was missed
 _NEW = 1e-8  # more than the eigenvalue that was known
@@ -79,7 +79,8 @@ def largest(operator: Operator, trivial: np.ndarray, n_modes: int, tolerance: fl
     while True:
         looking = known is not None
         last = min(columns, len(state.reduced) + _LOOK_STEPS * BLOCK) if looking else columns
-        while len(state.reduced) + BLOCK <= last:
+        steps = (last - len(state.reduced)) // BLOCK
+        for _ in track(range(steps), "diffusion_map: products", steps):
             state, products = _expanded(operator, state, by, generator), products + BLOCK * (by.degree if by else 1)
             if by and not looking and _ends(state, by, n_modes, tolerance if products <= most else np.inf):
                 break  # before the space is full, as a step costs many products

@@ -37,10 +37,14 @@ def track(items: Iterable, description: str, total: int) -> Iterator:
     bar = _bar.get()
     task = bar.add_task(description, total=total) if bar else None
     last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            if bar:
+                bar.update(task, completed=done)
+            if time.monotonic() - last > _SECONDS_BETWEEN_LINES or done == total > 1:
+                last = time.monotonic()
+                log.info("%s: %d of %d", description, done, total)
+    finally:
         if bar:
-            bar.update(task, completed=done)
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES or done == total > 1:
-            last = time.monotonic()
-            log.info("%s: %d of %d", description, done, total)
+            bar.remove_task(task)

@@ -12,7 +12,7 @@ import numpy as np
 from heatwalk import compute
 
 _READ_ROWS = 2**17  # rows looked at when rows are gathered in another order
-_BAND_BYTES = 2**27  # rows gathered at a time
+_BAND_BYTES = 2**28  # rows gathered at a time, by all threads together
 
 
 class File:
@@ -87,13 +87,13 @@ def gathered(source, place: np.ndarray, rows: slice) -> np.ndarray:
     return found
 
 
-def bands(shape: tuple[int, ...], dtype, multiple: int = 1) -> list[slice]:
-    """Row ranges of bounded size, for `gathered`; their bounds are multiples of `multiple`."""
+def bands(shape: tuple[int, ...], dtype, multiple: int, threads: int) -> list[slice]:
+    """Row ranges of a size that threads share, for `gathered`; their bounds are multiples of `multiple`."""
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
-    return compute.blocks(shape[0], max(1, _BAND_BYTES // (row_bytes * multiple)) * multiple)
+    return compute.blocks(shape[0], max(1, _BAND_BYTES // (threads * row_bytes * multiple)) * multiple)
 
 
 def rearranged(workers, source, place: np.ndarray, multiple: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Row ranges in order, each with the rows of `source` that belong there."""
-    ranges = bands((len(place), *source.shape[1:]), source.dtype, multiple)
+    ranges = bands((len(place), *source.shape[1:]), source.dtype, multiple, workers.threads)
     return zip(ranges, workers.in_order(lambda rows: gathered(source, place, rows), ranges), strict=True)
