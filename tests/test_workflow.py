@@ -143,6 +143,22 @@ def test_a_touched_source_reruns_nothing(copy):
     assert stages_to_run(copy) == set()
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("results/toy/report/report.html", "type results/toy/report/manifest.json"),
+        ("results/toy/affinity", "type results/toy/affinity/manifest.json"),
+        ("results/toy", "type results/toy/report/manifest.json"),
+        ("results/other/report/manifest.json", "there is no dataset 'other'; use one of: toy"),
+    ],
+)
+def test_a_target_that_no_rule_makes_is_refused_with_the_one_meant(finished, target, said):
+    done = heatwalk(finished, "run", "--cores", "1", target)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"HW-CF-011 {target}: ")
+    assert said in done.stderr
+
+
 def test_a_source_that_turned_bad_fails_in_every_run(copy):
     with stored_counts(copy / "config" / "toy.h5ad") as data:
         data[0] = float("nan")

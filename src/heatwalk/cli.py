@@ -15,7 +15,7 @@ import click
 from heatwalk import config as configuration
 from heatwalk import store
 from heatwalk.compute import available_threads
-from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
+from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
 from heatwalk.program import explain
 from heatwalk.rules import failures
 
@@ -155,6 +155,7 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
     """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
     try:
         plan = configuration.Plan(_config(configfile), _top())
+        _refuse_targets(plan, arguments)
         _refuse_lock()
         _refuse_folder()
         _refuse_what_cannot_fit(plan, cores)
@@ -166,6 +167,24 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
     except HeatwalkError as error:
         return error
     return new[0]["exit_code"] if code and new else code
+
+
+def _refuse_targets(plan: configuration.Plan, arguments: tuple[str, ...]) -> None:
+    """What is named below results/ must be the manifest of a stage of a dataset: Snakemake makes nothing else there."""
+    for target in arguments:
+        if not target.startswith("results/"):
+            continue
+        dataset, _, rest = target.removeprefix("results/").partition("/")
+        stage = rest.partition("/")[0]
+        stage = stage if stage in configuration.STAGES else "report"
+        wanted = f"results/{dataset}/{stage}/manifest.json"
+        if dataset not in plan.datasets:
+            remedy = f"use one of: {first_few(plan.datasets)}"
+            raise BadInput(Problem("HW-CF-011", target, f"there is no dataset {dataset!r}", remedy))
+        if target != wanted:
+            raise BadInput(
+                Problem("HW-CF-011", target, "is no target: a stage is made with its manifest", f"type {wanted}")
+            )
 
 
 def _refuse_what_cannot_fit(plan: configuration.Plan, cores: str) -> None:
