@@ -16,8 +16,9 @@ from pathlib import Path
 import points
 from scale import exponent
 
-from heatwalk.config import STAGES
+from heatwalk.config import needed
 
+STAGES = needed(("report",))
 TARGET = "results/points/report/manifest.json"
 
 

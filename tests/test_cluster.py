@@ -164,7 +164,7 @@ def quiet(capfd):
 
 def program(folder: Path, stage: str, *arguments: str, options: dict | None = None, **limits):
     """A stage program as its rule calls it."""
-    given = [part for name in INPUTS[stage] for part in ("--input", f"{name}=results/toy/{name}/manifest.json")]
+    given = ["--inputs", *(f"results/toy/{name}/manifest.json" for name in INPUTS[stage])]
     command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), "--result", f"results/toy/{stage}", *given]
     command += ["--block-cells", f"{BLOCK_CELLS}", "--options", json.dumps({**OPTIONS[stage], **(options or {})})]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

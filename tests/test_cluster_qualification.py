@@ -317,7 +317,7 @@ def stage_program(folder: Path, stage: str, option: dict, scheduler: str, limit)
     import json
 
     inputs = {"neighbors": ["pca"], "affinity": ["pca", "neighbors"], "diffusion_map": ["affinity"]}[stage]
-    given = [part for name in inputs for part in ("--input", f"{name}=results/toy/{name}/manifest.json")]
+    given = ["--inputs", *(f"results/toy/{name}/manifest.json" for name in inputs)]
     command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), "--result", f"results/toy/{stage}", *given]
     fixed = {"method": "inverted_lists"} if stage == "neighbors" else {}
     command += ["--block-cells", "256", "--options", json.dumps({**fixed, **option}), "--threads", "2"]

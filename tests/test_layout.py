@@ -12,7 +12,8 @@ from heatwalk import config, schema
 from heatwalk.config import STAGES
 
 ROOT = Path(__file__).parents[1]
-GLOBAL = {"seed", "memory", "threads", "scheduler", "device", "block_cells", "scratch", "out", "dataset"}
+GLOBAL = {"seed", "memory", "threads", "scheduler", "device", "block_cells", "scratch", "out"}
+GLOBAL |= {"dataset", "checkpoint"}
 CONFIG = config.load(ROOT / "config" / "config.yaml")
 CONFIG_SCHEMA = config.load(ROOT / "workflow" / "schemas" / "config.schema.yaml")
 RULES = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))

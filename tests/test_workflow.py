@@ -105,6 +105,50 @@ def test_another_block_size_gives_the_same_values_to_the_stated_tolerance(finish
     assert here.manifest["parameters"]["block_cells"] == 100
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A dataset with a network beside one without."""
+    options = OPTIONS + "deep_diffusion_map: {n_components: 4, rounds: 1, prototypes: 30}\n"
+    folder = prepare(tmp_path_factory.mktemp("network") / "both", options)
+    rows = "name\tsource\tkind\tmap\ntoy\ttoy.h5ad\tcounts\tboth\nplain\ttoy.h5ad\tcounts\tspectral\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    dry = snakemake(folder, "-n", "--cores", "1")
+    assert dry.stdout.count("results/toy/deep_diffusion_map/manifest.json (update)") == 1
+    assert "results/plain/deep_diffusion_map" not in dry.stdout
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_a_network_stands_beside_the_map_in_atlas_and_report(both):
+    import anndata
+
+    from heatwalk import networks
+
+    atlas = anndata.read_h5ad(both / "results" / "toy" / "atlas" / "atlas.h5ad")
+    place = both / "results" / "toy" / "deep_diffusion_map"
+    network = networks.loaded((place / "network.safetensors").read_bytes(), (place / "network.json").read_text())
+    found = networks.applied(network, atlas.obsm["X_pca"])
+    np.testing.assert_allclose(atlas.obsm["X_deep_diffusion_map"], found, atol=1e-5)
+    assert found.shape == (240, 4)
+    assert 0 < atlas.uns["heatwalk"]["deep_diffusion_map"]["error"] < 0.5
+    for name, there in (("toy", True), ("plain", False)):
+        page = (both / "results" / name / "report" / "report.html").read_text()
+        assert ('<section id="network">' in page) == there
+    plain = anndata.read_h5ad(both / "results" / "plain" / "atlas" / "atlas.h5ad")
+    assert "X_deep_diffusion_map" not in plain.obsm
+    assert heatwalk(both, "verify", "results").returncode == 0
+
+
+def test_an_option_of_the_network_reruns_it_and_what_shows_it(both):
+    assert stages_to_run(both) == set()
+    changed = both / "changed.yaml"
+    changed.write_text("deep_diffusion_map: {t: 2, n_components: 4, rounds: 1, prototypes: 30}\n")
+    dry = snakemake(both, "-n", "--cores", "1", "--configfile", "config/config.yaml", str(changed)).stdout
+    ran = {line.split("results/")[1].split("/manifest")[0] for line in dry.splitlines() if "(update)" in line}
+    assert ran == {"toy/deep_diffusion_map", "toy/atlas", "toy/report"}
+
+
 AFTER = {stage: set(STAGES[STAGES.index(stage) :]) for stage in STAGES}
 
 
@@ -296,7 +340,7 @@ def test_a_damaged_input_is_refused_by_the_next_stage(copy):
 def program(folder, stage, *arguments, **limits):
     """A stage program as its rule calls it, on the finished results in `folder`."""
     inputs = {"neighbors": ["pca"], "pca": ["cells"], "affinity": ["pca", "neighbors"]}[stage]
-    given = [part for name in inputs for part in ("--input", f"{name}=results/toy/{name}/manifest.json")]
+    given = ["--inputs", *(f"results/toy/{name}/manifest.json" for name in inputs)]
     command = [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), "--result", f"results/toy/{stage}", *given]
     command += ["--block-cells", "64", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **limits)

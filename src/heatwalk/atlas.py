@@ -36,7 +36,8 @@ def atlas(
     """Write one AnnData from the results of all stages into an empty Zarr group, and the same as .h5ad.
 
     X: normalised values of all genes ("normalised"), or nothing ("none"); layers["counts"] for counts.
-    obsm["X_diffusion_map"] = lambda^t psi (see `diffusion_map.coordinates`), without the trivial component.
+    obsm["X_diffusion_map"] = lambda^t psi (see `diffusion_map.coordinates`), without the trivial component;
+    obsm["X_deep_diffusion_map"] the network's coordinates, where there is one.
     obsp["connectivities"] is the kernel before alpha without its diagonal, obsp["distances"] the neighbour distances,
     uns["neighbors"] says so as scanpy and CellRank expect; uns["heatwalk"][stage] holds what explains each array.
     scanpy_export adds obsm["X_diffmap"] and uns["diffmap_evals"] with the trivial pair first, for scanpy.tl.dpt.
@@ -117,6 +118,8 @@ def _write_embeddings(group, results, cells: Cells, t: float, scanpy_export: boo
     components = results["affinity"]["components"]
     embedding = coordinates(diffusion["eigenvalues"], diffusion["eigenvectors"], components, t=t)
     _dense(group["obsm"], "X_diffusion_map", embedding)
+    if "deep_diffusion_map" in results:
+        _dense(group["obsm"], "X_deep_diffusion_map", results["deep_diffusion_map"]["coordinates"])
     if scanpy_export:
         _export_to_scanpy(group, diffusion)
 
@@ -178,8 +181,9 @@ def _explanations(results, scanpy_export: bool) -> dict:
         "pca": ("variances", "total_variance"),
         "neighbors": ("recall", "probes"),
         "diffusion_map": ("eigenvalues", "residuals", "converged", "spectrum"),
+        "deep_diffusion_map": ("eigenvalues", "residuals", "energy", "error", "error_deciles", "error_cells"),
     }
-    for stage, names in small.items():
+    for stage, names in ((stage, names) for stage, names in small.items() if stage in results):
         explained[stage] |= {name: np.asarray(results[stage][name][...]) for name in names}
     options = results["neighbors"].manifest["parameters"]
     use_rep = results["pca"].manifest["parameters"]["use_rep"] or "X_pca"

@@ -19,11 +19,13 @@ DEPENDS = {
     "neighbors": ("pca",),
     "affinity": ("pca", "neighbors"),
     "diffusion_map": ("affinity",),
+    "deep_diffusion_map": ("pca", "affinity"),
     "atlas": ("cells", "pca", "neighbors", "affinity", "diffusion_map"),
     "report": ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas"),
 }
 STAGES = tuple(DEPENDS)
-SEEDED = ("cells", "neighbors", "diffusion_map")  # stages that draw random numbers
+_WITH_NETWORK = ("atlas", "report")  # what else is made from the network of a dataset whose map is `both`
+SEEDED = ("cells", "neighbors", "diffusion_map", "deep_diffusion_map")  # stages that draw random numbers
 SCHEDULED = ("neighbors", "affinity", "diffusion_map")  # stages whose blocks Dask's workers may compute
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -63,7 +65,16 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def needed(stages: tuple[str, ...]) -> list[str]:
+def depends(stage: str, map_: str = "spectral") -> tuple[str, ...]:
+    """What a stage is made from.
+
+    >>> depends("deep_diffusion_map"), depends("report", "both")[-2:]
+    (('pca', 'affinity'), ('atlas', 'deep_diffusion_map'))
+    """
+    return DEPENDS[stage] + (("deep_diffusion_map",) if map_ == "both" and stage in _WITH_NETWORK else ())
+
+
+def needed(stages: tuple[str, ...], map_: str = "spectral") -> list[str]:
     """The stages and all that they are made from, in order.
 
     >>> needed(("neighbors",))
@@ -71,7 +82,7 @@ def needed(stages: tuple[str, ...]) -> list[str]:
     """
     wanted = set(stages)
     for stage in reversed(STAGES):
-        wanted |= set(DEPENDS[stage]) if stage in wanted else set()
+        wanted |= set(depends(stage, map_)) if stage in wanted else set()
     return [stage for stage in STAGES if stage in wanted]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from heatwalk import arrays, compute
 from heatwalk.conjugate import Conjugate, conjugate
+from heatwalk.diffusion_map import band_bytes, diffusion_map
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.progress import log, track
 from heatwalk.scratch import remove
@@ -152,8 +153,6 @@ def _room(description, n_cells: int, n_edges: int, memory: int | None) -> tuple[
     """Whether the matrix is held in memory; and how many of its entries are gathered at a time."""
     if memory is None:
         return True, n_edges
-    from heatwalk.diffusion_map import band_bytes
-
     vectors = bytes_held(n_cells, description.n_values, description.n_features, description.n_components)
     fewest = vectors + band_bytes(n_edges)
     if fewest > memory:
@@ -218,7 +217,6 @@ def _measured(
 ) -> dict[str, np.ndarray]:
     """The error beside an exact map, of these cells or of a subsample with a graph and a network of its own."""
     from heatwalk.affinity import affinity as kernel
-    from heatwalk.diffusion_map import diffusion_map
     from heatwalk.neighbors import neighbors
 
     n_cells, n_components, t = points.shape[0], same["n_components"], same["t"]

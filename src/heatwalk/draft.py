@@ -30,6 +30,12 @@ class Draft(MutableMapping):
         """Where to write a file that is published beside the data."""
         return self.path.parent / name
 
+    def write(self, name: str, array) -> Path:
+        """A file beside the data with the bytes of an array; where it is."""
+        path = self.file(name)
+        path.write_bytes(np.asarray(array[:], np.uint8).tobytes())
+        return path
+
     def make(self, name: str, shape: tuple[int, ...], dtype) -> "Aligned":
         base, _, key = name.partition("/")
         contract = schema.SCHEMAS[self.stage].get(base)

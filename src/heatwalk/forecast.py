@@ -15,7 +15,7 @@ _PROCESS = 165e6  # bytes of a stage that has read nothing
 _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
-_PARALLEL = ("neighbors", "affinity", "diffusion_map")
+_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map")
 
 
 class Size(NamedTuple):
@@ -31,6 +31,7 @@ class Size(NamedTuple):
     n_edges: int = 0  # of the symmetric graph; 0: not known yet
     n_modes: int = 15
     landmarks: int = 0
+    prototypes: int = 384
 
     @property
     def edges(self) -> int:
@@ -72,6 +73,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         n_neighbors=min(options["neighbors"]["n_neighbors"], max(n_cells - 1, 1)),
         n_modes=50 if n_modes == "auto" else n_modes,
         landmarks=options["diffusion_map"]["landmarks"],
+        prototypes=options["deep_diffusion_map"]["prototypes"],
     )
 
 
@@ -93,7 +95,12 @@ def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
     if "affinity" in results:
         affinity = results["affinity"]
         size |= {"n_cells": affinity["degrees"].shape[0], "n_edges": affinity["indices"].shape[0]}
-    for name, field in (("n_neighbors", "n_neighbors"), ("n_components", "n_modes"), ("landmarks", "landmarks")):
+    for name, field in (
+        ("n_neighbors", "n_neighbors"),
+        ("n_components", "n_modes"),
+        ("landmarks", "landmarks"),
+        ("prototypes", "prototypes"),
+    ):
         if isinstance(options.get(name), int):
             size[field] = options[name]
     if "affinity" in results and options.get("n_components") == "auto":
@@ -177,6 +184,20 @@ def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: in
     return seconds, held - _PROCESS, 8 * size.n_cells * size.n_modes, matrix if streams else 0
 
 
+def _deep_diffusion_map(
+    size: Size, threads: int, memory: int | None, block_cells: int
+) -> tuple[float, float, float, float]:
+    from heatwalk.deep_diffusion_map import band_bytes, bytes_held
+
+    n, n_features = size.n_cells, min(size.prototypes, max(size.n_cells // 3, 1)) + 64
+    vectors, matrix = bytes_held(n, size.dimension, n_features, size.n_modes), 12 * size.edges
+    streams = memory is not None and vectors + matrix > memory
+    held = vectors + (band_bytes(size.edges) if streams else matrix)
+    products = n_features + 4 * size.n_modes + 16
+    rounds = products * 1.1e-9 * size.edges * (2 if streams else 1) + n * (1.2e-10 * n_features**2 + 4e-5)
+    return 40 + 10 * rounds, held - _PROCESS, 4 * n * size.n_modes + 2e6, matrix if streams else 0
+
+
 def _atlas(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     everything = 2.5 * size.n_stored + 12 * size.edges + 8 * size.n_cells * (size.dimension / 2 + size.n_modes + 12)
     return 4e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
@@ -192,6 +213,7 @@ _STAGES: Mapping = {
     "neighbors": _neighbors,
     "affinity": _affinity,
     "diffusion_map": _diffusion_map,
+    "deep_diffusion_map": _deep_diffusion_map,
     "atlas": _atlas,
     "report": _report,
 }

@@ -25,7 +25,7 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
     """
     rows, problems = [], []
     for name, dataset in plan.datasets.items():
-        stages = needed(dataset.stages)
+        stages = needed(dataset.stages, dataset.map)
         if missing_in and all((missing_in / name / stage / "manifest.json").exists() for stage in stages):
             continue
         options = {stage: plan.options(name, stage) for stage in plan.config if isinstance(plan.config[stage], dict)}
@@ -60,12 +60,12 @@ def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:
 
 def table(rows: list[Row], threads: int, memory: int) -> str:
     """The needs as lines for a person."""
-    head = f"{'dataset':<20} {'stage':<14} {'cells':>12} {'time':>9} {'memory':>9} {'result':>9} {'scratch':>9}"
+    head = f"{'dataset':<20} {'stage':<18} {'cells':>12} {'time':>9} {'memory':>9} {'result':>9} {'scratch':>9}"
     lines = [head]
     for row in rows:
         need, cells = row.need, f"{row.n_cells:,}"
         sizes = " ".join(f"{amount(value):>9}" for value in (need.memory, need.result, need.scratch))
-        lines.append(f"{row.dataset:<20} {row.stage:<14} {cells:>12} {duration(need.seconds):>9} {sizes}")
+        lines.append(f"{row.dataset:<20} {row.stage:<18} {cells:>12} {duration(need.seconds):>9} {sizes}")
     seconds, disk = sum(row.need.seconds for row in rows), sum(row.need.result for row in rows)
     most = max((row.need.memory for row in rows), default=0)
     lines.append(

@@ -33,6 +33,7 @@ _FIRST_STAGE = {
     "pca": {"n_components": "auto", "use_rep": ""},
     "neighbors": {"n_neighbors": 1},
     "diffusion_map": {"n_components": 1, "landmarks": 0},
+    "deep_diffusion_map": {"prototypes": 1},
 }
 
 
@@ -48,7 +49,7 @@ class Job:
         self.seed, self.threads, self.memory = arguments.seed, arguments.threads, arguments.memory
         self.block_cells, self.code, self.scheduler = arguments.block_cells, arguments.code, arguments.scheduler
         self.device = arguments.device
-        self.inputs: dict[str, Path] = dict(arguments.input)
+        self.inputs: dict[str, Path] = {folder.name: folder for folder in arguments.inputs}
         self.roots: dict[str, str] = {}
         self.results: dict[str, store.Result] = {}
         self.kept = {"request": arguments.request, "fingerprint": arguments.fingerprint}
@@ -80,6 +81,11 @@ class Job:
         """Who computes, how much at a time, and where what does not fit memory is kept."""
         who = {"threads": self.threads, "scheduler": self.scheduler}
         return {**who, "block_cells": self.block_cells, "scratch": draft.scratch}
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training keeps its state, beside the unfinished work: a run that was killed goes on from there."""
+        return store.work_folder(self.folder).with_suffix(".checkpoint")
 
     def publish(self, draft: Draft, files: Mapping[str, Path] | None = None, link: str = "") -> None:
         parameters = {**self.parameters, "seed": self.seed, "block_cells": self.block_cells}
@@ -148,7 +154,7 @@ def _existing(path: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="One stage of the heatwalk workflow; called by its rule.")
     parser.add_argument("--result", type=_folder, required=True, help="results/DATASET/STAGE/manifest.json to publish")
-    parser.add_argument("--input", type=_named_folder, action="append", default=[], help="STAGE=MANIFEST of an input")
+    parser.add_argument("--inputs", type=_folder, nargs="+", default=[], help="manifests of earlier stages")
     parser.add_argument("--options", type=json.loads, default={}, help="options of the stage, JSON")
     parser.add_argument("--source", type=json.loads, default={}, help="row of datasets.tsv, JSON")
     parser.add_argument("--base", type=Path, default=Path(), help="folder that a relative source is in")
@@ -169,11 +175,6 @@ def _parser() -> argparse.ArgumentParser:
 def _folder(text: str) -> Path:
     # Snakemake tracks the manifest; the result is its folder.
     return Path(text).parent if Path(text).name == "manifest.json" else Path(text)
-
-
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, _, path = text.partition("=")
-    return name, _folder(path)
 
 
 class _Notes(logging.Handler):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import compute, evidence, pictures
+from heatwalk import compared, compute, evidence, pictures
 from heatwalk.diffusion_map import coordinates
 from heatwalk.evidence import Spectra, recall
 from heatwalk.pictures import Column, number
@@ -17,7 +17,7 @@ from heatwalk.progress import log, track
 _COMPONENTS, _ASSOCIATED = 10, 24  # largest table of what goes with what
 _STRONG = 0.5  # R^2
 _SMALL_PICTURES, _SMALLEST = 5, 50
-_STAGES = ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas")
+_STAGES = ("cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "atlas")
 
 
 class Report(NamedTuple):
@@ -50,6 +50,7 @@ def report(results: Mapping[str, Any], path: Path, *, dataset: str, color_by: Se
         "warnings": warnings,
         "map": map_,
         "spectrum": _spectrum(results, spectra),
+        "network": compared.network(results, map_["figures"][0]["all"], components),
         "graph": _graph(results, spectra, components),
         "representation": representation,
         "cells": cells,
@@ -107,7 +108,7 @@ def _map(results, spectra: Spectra, components: np.ndarray, chosen: list[Column]
         drawn = [_draw(points[largest], own, view, 900 if not place else 460) for place, view in enumerate(views)]
         keys = pictures.legend(own) if own.levels else []
         grey = 0 if own.levels else int(np.isnan(own.values).sum())
-        figures.append({"column": own, "pictures": drawn, "keys": keys, "grey": grey})
+        figures.append({"all": column, "column": own, "pictures": drawn, "keys": keys, "grey": grey})
     first = chosen[0]._replace(scale=figures[0]["column"].scale)
     sizes = np.bincount(components)[: _SMALL_PICTURES + 1]
     small = []

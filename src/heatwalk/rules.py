@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import DEPENDS, SCHEDULED, SEEDED, Plan, fingerprint, load, memory_bytes, needed
+from heatwalk.config import DEPENDS, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -43,7 +43,7 @@ class Rules(Plan):
 
         Were only the last ones named, Snakemake would not remake one in between that somebody deleted.
         """
-        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row.stages))
+        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row.stages, row.map))
         return [f"results/{name}/{stage}/manifest.json" for name, stage in wanted]
 
     def source_files(self, wildcards) -> list[str]:
@@ -88,7 +88,8 @@ class Rules(Plan):
             wanted |= {"seed": self.seed} if stage in SEEDED else {}
             wanted |= json.loads(self.source(wildcards)) if stage == "cells" else {}
             parameters, inputs = manifest.get("parameters", {}), manifest.get("inputs", {})
-            roots = {name: store.read_json(folder.parent / name / "manifest.json") or {} for name in DEPENDS[stage]}
+            made_from = depends(stage, self._row(wildcards).map)
+            roots = {name: store.read_json(folder.parent / name / "manifest.json") or {} for name in made_from}
             current = (
                 manifest.get("code") == self.code(stage)
                 and all(name in parameters and parameters[name] == wanted[name] for name in wanted)
@@ -100,7 +101,16 @@ class Rules(Plan):
 
         return value
 
-    def command(self, stage: str, *inputs: str) -> str:
+    def inputs(self, stage: str):
+        """The manifests of what a stage is made from, by name, where that differs from dataset to dataset."""
+
+        def named(wildcards) -> dict[str, str]:
+            made_from = depends(stage, self._row(wildcards).map)
+            return {name: f"results/{wildcards.dataset}/{name}/manifest.json" for name in made_from}
+
+        return named
+
+    def command(self, stage: str) -> str:
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
 
         `exec` makes the program a child of Snakemake itself, so that it ends with it. What lies where on this machine
@@ -114,7 +124,7 @@ class Rules(Plan):
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         machine += " --scheduler {resources.scheduler:q}" if stage in SCHEDULED else ""
         machine += " --device {resources.device:q}" if stage == "neighbors" else ""
-        given = "".join(f" --input {name}={{input.{name}:q}}" for name in inputs)
+        given = " --inputs {input:q}" if DEPENDS[stage] else ""
         return f"{fixed} {options} {machine}{given}"
 
     @property

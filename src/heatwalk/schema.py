@@ -1,7 +1,8 @@
 """What every stage gives: array name -> dimensions, dtype kind, one sentence. The names are the NamedTuple's fields.
 
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
-of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph).
+of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
+training), `decile`, `byte`.
 """
 
 from typing import NamedTuple
@@ -74,6 +75,19 @@ SCHEMAS: dict[str, dict[str, Array]] = {
             ("component",), "i", "How often the matrix was multiplied with a vector; 0 for a dense solve."
         ),
         "landmark_error": Array((), "f", "Mean relative error of distances on a sample; NaN without landmarks."),
+    },
+    "deep_diffusion_map": {
+        "coordinates": Array(("cell", "mode"), "f", "Coordinates by the network, close to eigenvalue^t psi."),
+        "eigenvalues": Array(("mode",), "f", "Estimates of the eigenvalues from below."),
+        "residuals": Array(("mode",), "f", "Norm of T g - mu g beside that of mu g, of every column."),
+        "energy": Array(("round",), "f", "Squared norm of G G' after every round of training."),
+        "error": Array((), "f", "Mean relative error of distances beside the exact map, or NaN."),
+        "error_median": Array((), "f", "Median of the same errors."),
+        "error_deciles": Array(("decile",), "f", "Mean of the same errors by decile of the distance."),
+        "error_cells": Array((), "i", "Cells of the exact map compared with; 0: not measured."),
+        "excess": Array((), "f", "Loss beyond the least that so many components can have."),
+        "weights": Array(("byte",), "u", "The network's weights as safetensors."),
+        "description": Array(("byte",), "u", "What the network is, JSON."),
     },
     "atlas": {},
     "report": {},

@@ -23,7 +23,7 @@ rule neighbors:
         block_cells=heatwalk_rules.block_cells,
         seed=heatwalk_rules.seed,
     shell:
-        heatwalk_rules.command("neighbors", "pca") + " --seed {params.seed}"
+        heatwalk_rules.command("neighbors") + " --seed {params.seed}"
 
 
 rule affinity:
@@ -50,7 +50,7 @@ rule affinity:
         request=heatwalk_rules.request("affinity"),
         block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk_rules.command("affinity", "pca", "neighbors")
+        heatwalk_rules.command("affinity")
 
 
 rule diffusion_map:
@@ -77,4 +77,4 @@ rule diffusion_map:
         block_cells=heatwalk_rules.block_cells,
         seed=heatwalk_rules.seed,
     shell:
-        heatwalk_rules.command("diffusion_map", "affinity") + " --seed {params.seed}"
+        heatwalk_rules.command("diffusion_map") + " --seed {params.seed}"

@@ -50,4 +50,4 @@ rule pca:
         request=heatwalk_rules.request("pca"),
         block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk_rules.command("pca", "cells")
+        heatwalk_rules.command("pca")

@@ -1,10 +1,6 @@
 rule atlas:
     input:
-        cells="results/{dataset}/cells/manifest.json",
-        pca="results/{dataset}/pca/manifest.json",
-        neighbors="results/{dataset}/neighbors/manifest.json",
-        affinity="results/{dataset}/affinity/manifest.json",
-        diffusion_map="results/{dataset}/diffusion_map/manifest.json",
+        unpack(heatwalk_rules.inputs("atlas")),
     output:
         update("results/{dataset}/atlas/manifest.json"),
     log:
@@ -24,19 +20,12 @@ rule atlas:
         request=heatwalk_rules.request("atlas"),
         block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk_rules.command(
-            "atlas", "cells", "pca", "neighbors", "affinity", "diffusion_map"
-        )
+        heatwalk_rules.command("atlas")
 
 
 rule report:
     input:
-        cells="results/{dataset}/cells/manifest.json",
-        pca="results/{dataset}/pca/manifest.json",
-        neighbors="results/{dataset}/neighbors/manifest.json",
-        affinity="results/{dataset}/affinity/manifest.json",
-        diffusion_map="results/{dataset}/diffusion_map/manifest.json",
-        atlas="results/{dataset}/atlas/manifest.json",
+        unpack(heatwalk_rules.inputs("report")),
     output:
         update("results/{dataset}/report/manifest.json"),
     log:
@@ -56,6 +45,4 @@ rule report:
         request=heatwalk_rules.request("report"),
         block_cells=heatwalk_rules.block_cells,
     shell:
-        heatwalk_rules.command(
-            "report", "cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas"
-        )
+        heatwalk_rules.command("report")

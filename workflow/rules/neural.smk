@@ -1,0 +1,25 @@
+rule deep_diffusion_map:
+    input:
+        pca="results/{dataset}/pca/manifest.json",
+        affinity="results/{dataset}/affinity/manifest.json",
+    output:
+        update("results/{dataset}/deep_diffusion_map/manifest.json"),
+    log:
+        "logs/{dataset}/deep_diffusion_map.log",
+    benchmark:
+        "logs/{dataset}/deep_diffusion_map.benchmark.tsv"
+    conda:
+        "../../envs/neural.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+    params:
+        options=heatwalk_rules.options_of("deep_diffusion_map"),
+        code=heatwalk_rules.code("deep_diffusion_map"),
+        request=heatwalk_rules.request("deep_diffusion_map"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("deep_diffusion_map") + " --seed {params.seed}"
