@@ -18,7 +18,7 @@ from heatwalk.conjugate import COLUMNS, Component, Conjugate
 _ROWS = 2**14  # of a block of features
 _GROUP = 8 * COLUMNS  # columns multiplied before the next ones are made
 _SPARE = 8  # Ritz vectors of the first step more than twice as many as asked for
-_RANK = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-7}  # of squared singular values: smaller ones are noise
+_NOISE = 1e-7  # of squared singular values: directions below are rounding
 
 
 class Walk(NamedTuple):
@@ -67,9 +67,12 @@ def walk(matrix: Conjugate, workers: compute.Workers) -> Walk:
     return Walk(matrix, trivial, workers)
 
 
-def ritz(features: np.ndarray, operator: Walk, n_components: int, t: int) -> Ritz:
-    """The leading pairs of T = A^2t - trivial in the span of the features; features: (position, feature)."""
-    basis = whitened(features, operator)
+def ritz(features: np.ndarray, operator: Walk, n_components: int, t: int, cut: float = _NOISE) -> Ritz:
+    """The leading pairs of T = A^2t - trivial in the span of the features; features: (position, feature).
+
+    cut: directions of the features are left out whose squared singular value is below this share of the largest.
+    """
+    basis = whitened(features, operator, cut)
     few = basis @ _first(features, basis, operator)[:, : 2 * n_components + _SPARE]
     vectors = combined(features, few, operator)
     mapped = vectors
@@ -78,7 +81,7 @@ def ritz(features: np.ndarray, operator: Walk, n_components: int, t: int) -> Rit
     inner, cross = _inner(vectors, vectors, operator.workers), _inner(vectors, mapped, operator.workers)
     # G = vectors chosen with G'G = diag(mu): an orthonormal basis of the span, its leading vectors, times sqrt(mu).
     sizes, turned = np.linalg.eigh(inner)
-    kept = sizes > sizes[-1] * _RANK[np.dtype(np.float64)]
+    kept = sizes > sizes[-1] * _NOISE
     orthonormal = turned[:, kept] / np.sqrt(sizes[kept])
     cross = orthonormal.T @ cross @ orthonormal
     values, turned = np.linalg.eigh((cross + cross.T) / 2)
@@ -87,7 +90,7 @@ def ritz(features: np.ndarray, operator: Walk, n_components: int, t: int) -> Rit
     return Ritz(basis, few @ chosen, values, mapped @ chosen, vectors @ chosen)
 
 
-def whitened(features: np.ndarray, operator: Walk) -> np.ndarray:
+def whitened(features: np.ndarray, operator: Walk, cut: float) -> np.ndarray:
     """(feature, rank) B such that the columns of Q B are orthonormal, without directions that are noise."""
     root = operator.root
 
@@ -97,7 +100,7 @@ def whitened(features: np.ndarray, operator: Walk) -> np.ndarray:
 
     gram = sum(operator.workers.in_order(products, compute.blocks(len(features), _ROWS)))
     sizes, vectors = np.linalg.eigh(gram)
-    kept = sizes > sizes[-1] * _RANK[features.dtype]
+    kept = sizes > sizes[-1] * cut
     return vectors[:, kept] / np.sqrt(sizes[kept])
 
 

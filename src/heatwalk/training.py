@@ -22,12 +22,21 @@ _KMEANS_ROUNDS = 10
 _FEWEST_POINTS = 3  # that a prototype is the mean of
 _NEAREST = 3  # prototypes whose mean distance is the width of one
 _WIDTHS = (0.7, 1.0, 1.4, 2.0, 2.8)  # times that, of which the best is taken
+_CUTS = (1e-6, 1e-5, 1e-4, 1e-3)  # of squared singular values of the features, likewise
 _TRIAL_CELLS = 20_000  # that the choice is made on
 _TRIAL_VECTORS = 32
 _ROWS = 2**14  # items whose features are computed at a time
 _STEPS_TOGETHER = 50  # of L-BFGS a round
 _FEWEST_STEPS, _EPOCHS = 300, 2  # of Adam a round
+_PARTS = ("network.", "before.")  # of a checkpoint
 _SETTLED = 1e-8  # of the energy: a round that gains less is the last
+
+
+class State(NamedTuple):
+    network: Network
+    before: dict[str, torch.Tensor]  # its weights before the last fit
+    energy: list[float]  # after every round so far
+    cut: float  # of the features' directions, see `galerkin.ritz`
 
 
 class Trained(NamedTuple):
@@ -70,28 +79,26 @@ def trained(
     operator, dtype = galerkin.walk(matrix, workers), torch.float64 if together else torch.float32
     with fitting.one_torch_thread():
         key = _key(values, matrix, described, seed) if checkpoint else ""
-        network, energy = _resumed(checkpoint, key, described, dtype) or (
-            _started(values, operator, described, seed).to(dtype),
-            [],
-        )
+        state = _resumed(checkpoint, key, described, dtype) or _started(values, operator, described, seed, dtype)
+        network, energy = state.network, state.energy
         points = torch.from_numpy(values).to(dtype)
-        kept = None
         for done in range(len(energy), rounds + 1):
-            ritz = _best_linear(network, values, operator)
+            ritz = _best_linear(state, values, operator)
             energy.append(float((ritz.values**2).sum()))
             log.info("deep_diffusion_map: round %d of %d: energy %.8g", done, rounds, energy[-1])
-            if done and energy[-1] < energy[-2] and kept:
-                network.load_state_dict(kept[0])
-                ritz = kept[1]
+            if done and energy[-1] < energy[-2]:  # a fit to targets of before may overshoot: the round does not count
+                network.load_state_dict(state.before)
+                ritz = _best_linear(state, values, operator)
+                energy.pop()
+                break
             if done == rounds or (done and energy[-1] - energy[-2] < _SETTLED * energy[-1]):
                 break
-            kept = {name: value.clone() for name, value in network.state_dict().items()}, ritz
+            state.before.update({name: value.clone() for name, value in network.state_dict().items()})
             _fit(network, ritz, points, operator, [seed, 2, done], together)
-            _save(checkpoint, key, network, energy)
-        network = network.float()
+            _save(checkpoint, key, state)
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
-    return Trained(network, ritz, energy)
+    return Trained(network.float(), ritz, energy)
 
 
 def outputs(network: Network, values: np.ndarray, workers: compute.Workers) -> np.ndarray:
@@ -124,7 +131,9 @@ def _features(network: Network, values: np.ndarray, workers: compute.Workers) ->
     return features
 
 
-def _started(values: np.ndarray, operator: galerkin.Walk, described: Description, seed: int) -> Network:
+def _started(
+    values: np.ndarray, operator: galerkin.Walk, described: Description, seed: int, dtype: torch.dtype
+) -> State:
     """A network that knows where points are: prototypes by k-means, so wide that functions are linear in them."""
     import faiss
 
@@ -148,9 +157,9 @@ def _started(values: np.ndarray, operator: galerkin.Walk, described: Description
         network.centre.copy_(torch.from_numpy(centre))
         network.scale.fill_(scale)
         network.places.copy_(torch.from_numpy(places))
-        best = _best_width(network, values, operator, widths, generator)
-        network.log_widths.copy_(torch.from_numpy(np.log(best * widths)))
-    return network
+        factor, cut = _smoothest(network, values, operator, widths, generator)
+        network.log_widths.copy_(torch.from_numpy(np.log(factor * widths)))
+    return State(network.to(dtype), {}, [], cut)
 
 
 def _means(centroids: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -166,10 +175,13 @@ def _means(centroids: np.ndarray, points: np.ndarray) -> np.ndarray:
     return centroids
 
 
-def _best_width(network: Network, values: np.ndarray, operator: galerkin.Walk, widths: np.ndarray, generator) -> float:
-    """The multiple of the widths whose features come closest to T R, R random, on cells that the fit did not see.
+def _smoothest(
+    network: Network, values: np.ndarray, operator: galerkin.Walk, widths: np.ndarray, generator
+) -> tuple[float, float]:
+    """The multiple of the widths, and the cut, with which the features come closest to T R on cells not fitted to.
 
-    Columns of T R are smooth on the graph as far as T is: a sketch of the functions that the network is to give.
+    Columns of T R, R random, are smooth on the graph as far as T is: a sketch of the functions that the network is to
+    give. Where cells are few, narrow prototypes and faint directions fit them and miss what lies between.
     """
     sketch = generator.standard_normal((len(values), _TRIAL_VECTORS))
     for _ in range(2 * network.description.t):
@@ -177,22 +189,28 @@ def _best_width(network: Network, values: np.ndarray, operator: galerkin.Walk, w
     sketch /= operator.root[:, None]
     some = generator.permutation(len(values))[:_TRIAL_CELLS]
     fitted, tested = some[: len(some) * 4 // 5], some[len(some) * 4 // 5 :]
-    errors = []
+    errors = {}
     for factor in _WIDTHS:
         network.log_widths.copy_(torch.from_numpy(np.log(factor * widths)))
         left, right = (
             _features(network, values[rows], operator.workers).astype(np.float64) for rows in (fitted, tested)
         )
-        coefficients = np.linalg.lstsq(left, sketch[fitted], rcond=1e-6)[0]
-        errors.append(float(((right @ coefficients - sketch[tested]) ** 2).sum()))
-    log.debug("deep_diffusion_map: squared errors by width %s", dict(zip(_WIDTHS, errors, strict=True)))
-    return _WIDTHS[int(np.argmin(errors))]
+        sizes, directions = np.linalg.eigh(left.T @ left)
+        shares = directions.T @ (left.T @ sketch[fitted])
+        for cut in _CUTS:
+            kept = sizes > cut * sizes[-1]
+            coefficients = directions[:, kept] @ (shares[kept] / sizes[kept, None])
+            errors[factor, cut] = float(((right @ coefficients - sketch[tested]) ** 2).sum())
+    best = min(errors, key=errors.get)
+    log.info("deep_diffusion_map: prototypes %g as wide as apart, directions above %g", *best)
+    return best
 
 
-def _best_linear(network: Network, values: np.ndarray, operator: galerkin.Walk) -> galerkin.Ritz:
+def _best_linear(state: State, values: np.ndarray, operator: galerkin.Walk) -> galerkin.Ritz:
     """Set the linear layer to the best for the present features."""
+    network = state.network
     features = _features(network, values, operator.workers)
-    ritz = galerkin.ritz(features, operator, network.description.n_components, network.description.t)
+    ritz = galerkin.ritz(features, operator, network.description.n_components, network.description.t, state.cut)
     with torch.no_grad():
         network.linear.weight.copy_(torch.from_numpy(ritz.coefficients[:-1].T.copy()))
         network.linear.bias.copy_(torch.from_numpy(ritz.coefficients[-1].copy()))
@@ -229,21 +247,24 @@ def _key(values: np.ndarray, matrix: Conjugate, described: Description, seed: in
     return digest.hexdigest()
 
 
-def _save(checkpoint: Path | None, key: str, network: Network, energy: list[float]) -> None:
+def _save(checkpoint: Path | None, key: str, state: State) -> None:
     """Keep the state after a round; what stood there is replaced at once or not at all."""
     if not checkpoint:
         return
     from safetensors.torch import save_file
 
     partial = checkpoint.with_suffix(".partial")
-    state = {**network.state_dict(), "energy": torch.tensor(energy, dtype=torch.float64)}
-    save_file(state, partial, metadata={"key": key})
+    kept = {
+        "energy": torch.tensor(state.energy, dtype=torch.float64),
+        "cut": torch.tensor([state.cut], dtype=torch.float64),
+    }
+    for part, weights in (("network", state.network.state_dict()), ("before", state.before)):
+        kept |= {f"{part}.{name}": value.contiguous() for name, value in weights.items()}
+    save_file(kept, partial, metadata={"key": key})
     os.replace(partial, checkpoint)
 
 
-def _resumed(
-    checkpoint: Path | None, key: str, described: Description, dtype: torch.dtype
-) -> tuple[Network, list[float]] | None:
+def _resumed(checkpoint: Path | None, key: str, described: Description, dtype: torch.dtype) -> State | None:
     """The state that a checkpoint of the same training holds."""
     if not checkpoint or not checkpoint.exists():
         return None
@@ -252,9 +273,10 @@ def _resumed(
     with safe_open(checkpoint, "pt") as file:
         if file.metadata().get("key") != key:
             return None
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    energy = state.pop("energy").tolist()
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     network = Network(described).to(dtype)
-    network.load_state_dict(state)
+    weights = {part: {n.removeprefix(part): v for n, v in kept.items() if n.startswith(part)} for part in _PARTS}
+    network.load_state_dict(weights["network."])
+    energy = kept["energy"].tolist()
     log.info("deep_diffusion_map: going on after round %d", len(energy) - 1)
-    return network, energy
+    return State(network, weights["before."], energy, float(kept["cut"][0]))
