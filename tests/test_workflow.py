@@ -105,6 +105,12 @@ def test_another_block_size_gives_the_same_values_to_the_stated_tolerance(finish
     assert here.manifest["parameters"]["block_cells"] == 100
 
 
+@pytest.mark.parametrize("options", ["", "# nothing is changed yet\n"])
+def test_a_config_that_says_nothing_is_as_good_as_none(tmp_path, options):
+    folder = prepare(tmp_path / "silent", options)
+    assert stages_to_run(folder) == set(STAGES)
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """A dataset with a network beside one without."""

@@ -53,7 +53,7 @@ def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:
     free = shutil.disk_usage(results if results.exists() else Path()).free
     disk = sum(row.need.result for row in rows) + max((row.need.scratch for row in rows), default=0)
     if disk > free:
-        cause = f"the results need about {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+        cause = f"the results need about {amount(disk)} of disk, {amount(free)} are free"
         problems.append(Problem("HW-RS-006", f"{results}", cause, "free disk space, or name another --directory"))
     return problems
 
