@@ -155,7 +155,7 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
     found = n * k * (4 + size.value_bytes)
     if n <= 20_000:
         return 8e-11 * n**2 * (size.dimension + 40), n * row + 4e7, 0.7 * found, 0
-    gathered = min(2.0**27, n * row) * threads
+    gathered = min(2.0**28, 2 * n * row)  # by all threads together
     held = 100 * n + gathered + 10e6 * threads
     # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions.
     seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * n**2) * (size.dimension + 100) / 150
