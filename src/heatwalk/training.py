@@ -78,7 +78,7 @@ def trained(
     """values: (position, value) float32; together: every step sees all cells, in double precision."""
     operator, dtype = galerkin.walk(matrix, workers), torch.float64 if together else torch.float32
     with fitting.one_torch_thread():
-        key = _key(values, matrix, described, seed) if checkpoint else ""
+        key = _key(values, matrix, described, seed, rounds) if checkpoint else ""
         state = _resumed(checkpoint, key, described, dtype) or _started(values, operator, described, seed, dtype)
         network, energy = state.network, state.energy
         points = torch.from_numpy(values).to(dtype)
@@ -239,9 +239,9 @@ def _fit(
         pass
 
 
-def _key(values: np.ndarray, matrix: Conjugate, described: Description, seed: int) -> str:
+def _key(values: np.ndarray, matrix: Conjugate, described: Description, seed: int, rounds: int) -> str:
     """What a checkpoint was made from."""
-    digest = hashlib.sha256(f"{described} {seed}".encode())
+    digest = hashlib.sha256(f"{described} {seed} {rounds}".encode())
     for array in (values, matrix.root):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
