@@ -19,7 +19,7 @@ _WIDTH, _BLOCKS = 64, 3
 _CELLS_A_PROTOTYPE = 3
 _KMEANS_POINTS = 256  # a prototype
 _KMEANS_ROUNDS = 10
-_FEWEST_POINTS = 3  # that a prototype is the mean of
+_FEWEST_POINTS = 2  # that a prototype is the mean of
 _NEAREST = 3  # prototypes whose mean distance is the width of one
 _WIDTHS = (0.7, 1.0, 1.4, 2.0, 2.8)  # times that, of which the best is taken
 _CUTS = (1e-6, 1e-5, 1e-4, 1e-3)  # of squared singular values of the features, likewise
@@ -163,7 +163,7 @@ def _started(
 
 
 def _means(centroids: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Centroids, of at least three points each: one that stands on a point would carry it into the network."""
+    """Centroids, of at least two points each: one that stands on a point would carry it into the network."""
     import faiss
 
     count = np.bincount(faiss.knn(points, centroids, 1)[1][:, 0], minlength=len(centroids))
