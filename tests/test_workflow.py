@@ -254,6 +254,10 @@ def test_a_comment_reruns_nothing_and_a_line_reruns_its_users(finished, tmp_path
     assert stages_to_run(folder, **library) == set()
     module.write_text(text.replace("density**-alpha", "1 / density**alpha"))
     assert stages_to_run(folder, **library) == {"affinity", "diffusion_map", "atlas", "report"} & AFTER["affinity"]
+    module.write_text(text)
+    solver = top / "src" / "heatwalk" / "krylov.py"
+    solver.write_text(solver.read_text() + "\n_MORE = 1\n")
+    assert stages_to_run(folder, **library) == {"diffusion_map", "atlas", "report"}
 
 
 def test_a_failing_rerun_leaves_the_old_results_standing(copy):

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
+_NO_RESULT = {"heatwalk.forecast"}  # whatever is foreseen, a stage that runs gives the same
 
 
 def code_hash(program: Path) -> str:
@@ -53,7 +54,8 @@ def _imported(tree: ast.Module) -> set[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {path for name in names if name.startswith("heatwalk.") for path in _files(name)}
+    names = {name for name in names if name.startswith("heatwalk.")} - _NO_RESULT
+    return {path for name in names for path in _files(name)}
 
 
 def _files(module: str) -> list[Path]:
