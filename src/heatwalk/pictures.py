@@ -303,11 +303,15 @@ class _Axis(NamedTuple):
             values = LogLocator(numticks=at_most).tick_values(self.low, self.high)
         else:
             values = MaxNLocator(at_most, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        # Seven digits and their commas would run into the label of the axis.
+        unit, mark = (1e6, " M") if self.high >= 1e6 and not self.logarithmic else (1, "")
         slack = 1e-9 * (self.high - self.low)
         values = [value for value in values if self.low - slack <= value <= self.high + slack]
-        return [
-            (round(float(self(value)), 2), number(round(value, 12) if abs(value) > 1e-9 else value)) for value in values
-        ]
+        return [(round(float(self(value)), 2), number(_rounded(value / unit)) + mark * bool(value)) for value in values]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 12) if abs(value) > 1e-9 else value
 
 
 def histogram(values: np.ndarray, x_label: str, about: str, *, y_label: str = "cells") -> Chart | None:
