@@ -133,15 +133,16 @@ def _aside(reference: Reference, seed: int) -> np.ndarray:
 
 def _novelties(reference: Reference, aside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted novelties of the cells set aside, and log r of all cells."""
-    neighbors, n_cells = reference.neighbors, len(aside)
-    radius = np.empty(n_cells)
-    ranges = compute.blocks(n_cells, compute.BLOCK_CELLS)
-    blocks = [
-        exact.Found(np.asarray(neighbors.indices[rows]), np.asarray(neighbors.distances[rows])) for rows in ranges
-    ]
-    for rows, found in zip(ranges, blocks, strict=True):
-        radius[rows] = _log_radius(found, aside)
-    novel = [_novelty(found, aside, radius)[aside[rows]] for rows, found in zip(ranges, blocks, strict=True)]
+    neighbors, radius = reference.neighbors, np.empty(len(aside))
+    ranges = compute.blocks(len(aside), compute.BLOCK_CELLS)
+
+    def known(rows: slice) -> exact.Found:
+        return exact.Found(np.asarray(neighbors.indices[rows]), np.asarray(neighbors.distances[rows]))
+
+    for rows in ranges:
+        radius[rows] = _log_radius(known(rows), aside)
+    # Read a second time: all neighbours of a large reference are more than fits.
+    novel = [_novelty(known(rows), aside, radius)[aside[rows]] for rows in ranges]
     return np.sort(np.concatenate(novel)), radius
 
 
