@@ -95,9 +95,10 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Cal
 
     def search(block: np.ndarray, names: np.ndarray, workers: compute.Workers) -> exact.Found:
         block = np.asarray(block, base.dtype)
+        largest = max(unit, frame(block, centre)[1])  # a new point may lie far out
         parts = compute.blocks(len(block), _QUERIES)
         found = workers.in_order(
-            lambda part: exact.nearest(base, None, block[part], names[part], width, centre, unit), parts
+            lambda part: exact.nearest(base, None, block[part], names[part], width, centre, largest), parts
         )
         return exact.Found(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
