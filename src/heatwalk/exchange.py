@@ -21,7 +21,7 @@ class Reversed(NamedTuple):
 
 
 def in_degrees(neighbors, block_cells: int, workers: compute.Workers) -> np.ndarray:
-    """(cell,) int64, how many edges lead into every cell; in one thread, for the counts of one are all that is held."""
+    """(cell,) int64, how many edges lead into every cell; one array of counts, whatever the threads."""
     n_cells = neighbors.indices.shape[0]
     found = np.zeros(n_cells, np.int64)
     ranges = compute.blocks(n_cells, block_cells)

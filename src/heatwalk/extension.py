@@ -71,7 +71,6 @@ def extension(
     _check(reference, points, method, t, landmarks, min_trust, named)
     graph, aside = placing.graph_of(reference), _aside(reference, seed)
     calibration, radius = _novelties(reference, aside)
-    place = placing.METHODS[method](reference, graph, t, landmarks, seed)
     known = {name: np.unique(np.asarray(column).astype(str), return_inverse=True) for name, column in named.items()}
     n_points = points.shape[0]
     arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
@@ -81,6 +80,7 @@ def extension(
     probability = {name: np.empty(n_points, np.float32) for name in known}
     ranges = compute.blocks(n_points, max(1, _POINTS // block_cells) * block_cells)
     with compute.workers(scheduler, threads, scratch) as workers:
+        place = placing.METHODS[method](reference, graph, t, landmarks, seed, workers)
         search = searcher(reference.points, graph.width, reference.neighbors.indices, seed, workers)
         for rows in track(ranges, "extension: placing", len(ranges)):
             block = _finite(points, rows)
@@ -147,21 +147,21 @@ def _novelties(reference: Reference, aside: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _kept(found: exact.Found, aside: np.ndarray) -> np.ndarray:
-    """(query, neighbor) bool: the first 15 neighbours that are not set aside, or all where there are fewer."""
+    """(query, neighbor) bool: the first 15 neighbours that are not set aside, as many as there are; the nearest for none."""
     there = ~aside[found.names]
-    return there & (np.cumsum(there, axis=1) <= _NOVELTY_NEIGHBOR)
+    kept = there & (np.cumsum(there, axis=1) <= _NOVELTY_NEIGHBOR)
+    kept[:, 0] |= ~there.any(axis=1)
+    return kept
 
 
 def _log_radius(found: exact.Found, aside: np.ndarray) -> np.ndarray:
     kept = _kept(found, aside)
-    kept[:, 0] |= ~kept.any(axis=1)
     last = np.where(kept, found.distances, -np.inf).max(axis=1).astype(np.float64)
     return np.log(np.maximum(last, np.finfo(np.float32).tiny))
 
 
 def _novelty(found: exact.Found, aside: np.ndarray, radius: np.ndarray) -> np.ndarray:
     kept = _kept(found, aside)
-    kept[:, 0] |= ~kept.any(axis=1)
     local = np.where(kept, radius[found.names], 0).sum(axis=1) / kept.sum(axis=1)
     return _log_radius(found, aside) - _LOCAL * local
 

@@ -75,7 +75,7 @@ def n_modes(map_: Any) -> int:
     return (map_.eigenvectors if isinstance(map_, DiffusionMap) else map_.coordinates).shape[1]
 
 
-def _nystrom(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Callable:
+def _nystrom(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: compute.Workers) -> Callable:
     vectors, powers = _vectors(reference.map), _powers(reference.map, t - 1)
 
     def place(block: np.ndarray, found: exact.Found, shares: np.ndarray, workers: compute.Workers) -> np.ndarray:
@@ -85,7 +85,7 @@ def _nystrom(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Call
     return place
 
 
-def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Callable:
+def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: compute.Workers) -> Callable:
     n_cells, generator = len(graph.sigma), np.random.default_rng([seed, 6])
     chosen = np.sort(generator.choice(n_cells, min(landmarks, n_cells), replace=False))
     base = _rows(reference.points, chosen)
@@ -102,15 +102,14 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Cal
         )
         return exact.Found(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
-    with compute.workers() as here:
-        own = search(base, np.arange(len(base)), here)
-        sigma = np.full(len(base), graph.sigma[0]) if not graph.neighbor else own.distances[:, -1].astype(float) / 2
-        sigma = np.maximum(sigma, np.finfo(np.float32).tiny)
-        few = Graph(sigma, graph.scale[chosen], graph.components[chosen], width if graph.neighbor else 0, width)
-        tested = np.setdiff1d(generator.choice(n_cells, min(_SAMPLE, n_cells), replace=False), chosen)
-        tested, names = (tested, np.full(len(tested), -1)) if len(tested) else (chosen, np.arange(len(chosen)))
-        found = search(_rows(reference.points, tested), names, here)
-        close, true = _mixed(weights(found, few), found.names, vectors, here), _vectors(reference.map)[tested]
+    own = search(base, np.arange(len(base)), pool)
+    sigma = np.full(len(base), graph.sigma[0]) if not graph.neighbor else own.distances[:, -1].astype(float) / 2
+    sigma = np.maximum(sigma, np.finfo(np.float32).tiny)
+    few = Graph(sigma, graph.scale[chosen], graph.components[chosen], width if graph.neighbor else 0, width)
+    tested = np.setdiff1d(generator.choice(n_cells, min(_SAMPLE, n_cells), replace=False), chosen)
+    tested, names = (tested, np.full(len(tested), -1)) if len(tested) else (chosen, np.arange(len(chosen)))
+    found = search(_rows(reference.points, tested), names, pool)
+    close, true = _mixed(weights(found, few), found.names, vectors, pool), _vectors(reference.map)[tested]
     # A row of few cells far apart smooths a mode more than a row of all cells: measured, and taken back.
     with np.errstate(invalid="ignore", divide="ignore"):
         shrunk = np.nansum(close * true, axis=0) / np.nansum(true * true, axis=0)
@@ -124,7 +123,7 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Cal
     return place
 
 
-def _network(reference, graph: Graph, t: int, landmarks: int, seed: int) -> Callable:
+def _network(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: compute.Workers) -> Callable:
     from heatwalk.training import outputs
 
     network = reference.map.network
