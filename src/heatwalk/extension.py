@@ -147,7 +147,7 @@ def _novelties(reference: Reference, aside: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _kept(found: exact.Found, aside: np.ndarray) -> np.ndarray:
-    """(query, neighbor) bool: the first 15 neighbours that are not set aside, as many as there are; the nearest for none."""
+    """(query, neighbor) bool: the first 15 neighbours that are not set aside; the nearest where all are."""
     there = ~aside[found.names]
     kept = there & (np.cumsum(there, axis=1) <= _NOVELTY_NEIGHBOR)
     kept[:, 0] |= ~there.any(axis=1)
