@@ -57,10 +57,20 @@ def pbmc3k():
     return atlas.obs[name].astype(str).to_numpy(), components
 
 
-def reference(points: np.ndarray) -> hw.Reference:
+def reference(points: np.ndarray, aside: np.ndarray, types: np.ndarray) -> hw.Reference:
     found = hw.neighbors(points)
     affinity = hw.affinity(points, found)
-    return hw.Reference(points, found, affinity, hw.diffusion_map(affinity, n_components=10))
+    map_ = hw.diffusion_map(affinity, n_components=10)
+    return hw.Reference(points, found, affinity, map_, aside.astype(np.uint8), {"type": types})
+
+
+def landed(types: np.ndarray, components, kept: np.ndarray, seed: int) -> tuple[np.ndarray, hw.Reference]:
+    """All cells in components of nine tenths of the kept ones, and the reference of the kept ones: as the workflow does
+    it, the other tenth calibrates trust.
+    """
+    aside = np.random.default_rng([seed, 2]).random(len(kept)) < 0.1
+    points = components(kept[~aside])
+    return points, reference(points[kept], aside, types[kept])
 
 
 def distances(base: hw.Reference, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +88,7 @@ def left_out(types: np.ndarray, components, seed: int) -> list[tuple]:
         if new.sum() < FEWEST:
             continue
         kept = np.flatnonzero(~new & ~held)
-        points = components(kept)
-        base, query = reference(points[kept]), np.flatnonzero(new | held)
+        (points, base), query = landed(types, components, kept, seed), np.flatnonzero(new | held)
         found, (plain, scaled) = hw.extension(base, points[query]), distances(base, points[query])
         told = cross_val_predict(LinearDiscriminantAnalysis(), points, new, cv=5, method="decision_function")
         scores = [roc_auc_score(new[query], score) for score in (-found.trust, found.novelty, plain, scaled)]
@@ -109,10 +118,10 @@ def transferred(types: np.ndarray, components, seed: int) -> list[str]:
     """Calibration of trust and labels on a tenth of the cells that the reference has not seen."""
     held = np.random.default_rng([seed, 1]).random(len(types)) < 0.1
     kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
-    points = components(kept)
-    found = hw.extension(reference(points[kept]), points[rest], transfer={"type": types[kept]}, min_trust=0.0)
+    points, base = landed(types, components, kept, seed)
+    found = hw.extension(base, points[rest], transfer=["type"], min_trust=0.0)
     model = KNeighborsClassifier(NEIGHBOR).fit(points[kept], types[kept])
-    right, sure = found.labels["type"] == types[rest], found.probability["type"]
+    right, sure = found.labels["type"].to_numpy() == types[rest], found.probability["type"].to_numpy()
     theirs, surer = model.predict(points[rest]) == types[rest], model.predict_proba(points[rest]).max(axis=1)
     bins = np.linspace(0, 1, 11)
     off = [

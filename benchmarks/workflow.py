@@ -16,9 +16,9 @@ from pathlib import Path
 import points
 from scale import exponent
 
-from heatwalk.config import needed
+from heatwalk.config import Dataset, needed
 
-STAGES = needed(("report",))
+STAGES = needed(Dataset("cells", "cells.npy", "points"))
 TARGET = "results/points/report/manifest.json"
 
 

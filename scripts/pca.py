@@ -1,14 +1,15 @@
 """pca: coordinates of every cell in a linear representation."""
 
 from heatwalk.cells import Cells
-from heatwalk.pca import pca
+from heatwalk.pca import Pca, pca
 from heatwalk.program import run
 
 
 def main(job):
-    cells, draft = job.read("cells"), job.create()
+    cells, draft, reference = job.read("cells"), job.create(), job.reference(Pca)
     limits = {"memory": job.memory, "threads": job.threads, "block_cells": job.block_cells}
-    pca(Cells(**cells), cells.manifest["parameters"]["kind"], **job.options, **limits, out=draft)
+    kind = cells.manifest["parameters"]["kind"]
+    pca(Cells(**cells), kind, **job.options, **limits, reference=reference, out=draft)
     job.publish(draft)
 
 

@@ -167,3 +167,73 @@ def test_fingerprint_sees_content_not_time(tmp_path):
     os.utime(path, (1, 1))
     assert config.fingerprint([path]) != first
     assert config.fingerprint([tmp_path]) == config.fingerprint([path])
+
+
+QUERY_HEADER = "name\tsource\tkind\tspace\tmap\treference\tstages\n"
+
+
+def plan_of(tmp_path, monkeypatch, *rows, **options):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "d.tsv", QUERY_HEADER + "".join(row + "\n" for row in rows))
+    return config.Plan({"datasets": "d.tsv", **options}, ROOT)
+
+
+KNOWN = "known\tx\tcounts\t\t\t\t"
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        (
+            "q\ty\tcounts\t\t\tnone",
+            {},
+            "HW-CF-012 .*d.tsv: q: reference 'none' is no dataset of this table; use one of: known",
+        ),
+        ("q\ty\tcounts\t\t\tother", {}, "HW-CF-012 .*: reference 'other' is a query itself; use one of: known"),
+        ("q\ty\tcounts\t\t\tq", {}, "HW-CF-012"),
+        ("q\ty\tcounts\t\t\tknown\tneighbors", {}, "HW-CF-013 .*a query has no neighbors: it lands in the map"),
+        ("q\ty\tcounts\t\t\t\textension", {}, "HW-CF-013 .*the column reference is empty"),
+        ("q\ty\tcounts\t\tboth\tknown", {}, "HW-CF-013 .*map is both: a query lands in the map of its reference"),
+        ("q\ty\tlogged\t\t\tknown", {}, "HW-CF-015 .*kind is 'logged', that of the reference 'known' is 'counts'"),
+        ("q\ty\tcounts\t\t\tknown", {"extension": {"method": "network"}}, "HW-CF-016 .*method network needs a map"),
+        (
+            "q\ty\tcounts\t\t\tknown",
+            {"overrides": {"q": {"pca": {"n_components": 7}}}},
+            "HW-CF-014 overrides: q: a query takes pca: n_components from its reference 'known'; remove",
+        ),
+    ],
+)
+def test_a_query_that_cannot_be_is_said_in_one_line(tmp_path, monkeypatch, row, options, message):
+    with pytest.raises(BadInput, match=message) as raised:
+        plan_of(tmp_path, monkeypatch, KNOWN, "other\tz\tcounts\t\t\tknown", row, **options)
+    assert len(raised.value.problems) in (1, 2)  # `other` cannot have a network either
+
+
+def test_a_query_has_the_options_of_its_reference_where_it_must_not_differ(tmp_path, monkeypatch):
+    overrides = {
+        "known": {"cells": {"n_top_genes": 500, "min_counts": 100}, "pca": {"n_components": 7}},
+        "q": {"cells": {"min_counts": 20}},
+    }
+    plan = plan_of(tmp_path, monkeypatch, KNOWN, "q\ty\tcounts\t\t\tknown", overrides=overrides)
+    assert plan.options("q", "pca")["n_components"] == 7
+    cells = plan.options("q", "cells")
+    assert (cells["n_top_genes"], cells["min_counts"]) == (500, 20)
+
+
+@pytest.mark.parametrize(
+    ("map_", "method", "stage"),
+    [
+        ("spectral", "auto", "diffusion_map"),
+        ("neural", "auto", "deep_diffusion_map"),
+        ("both", "auto", "diffusion_map"),
+        ("both", "network", "deep_diffusion_map"),
+        ("both", "landmark", "diffusion_map"),
+    ],
+)
+def test_a_query_lands_in_the_map_that_its_reference_has(tmp_path, monkeypatch, map_, method, stage):
+    rows = (f"known\tx\tcounts\t\t{map_}\t\t", "q\ty\tcounts\t\t\tknown")
+    plan = plan_of(tmp_path, monkeypatch, *rows, extension={"method": method})
+    used = [name for _, name in plan.borrowed("q", "extension")]
+    assert used == ["cells", "pca", "neighbors", "affinity", stage]
+    assert plan.borrowed("known", "pca") == []
+    assert config.needed(plan.datasets["q"]) == ["cells", "pca", "extension", "atlas", "report"]

@@ -146,16 +146,36 @@ def test_labels_are_carried_over_with_their_share(reference):
     side = np.where(np.sin(angle) > 0, "left", "right")
     new, new_angle = ring(500, seed=4)
     new = np.concatenate([new, np.zeros((1, 4))])
-    found = hw.extension(reference, new, transfer={"side": side})
+    found = hw.extension(reference._replace(labels={"side": side}), new, transfer=["side"])
     expected = np.where(np.sin(new_angle) > 0, "left", "right")
     inside = (np.abs(np.sin(new_angle)) > 0.2) & (found.trust[:-1] >= 0.05)
-    assert (found.labels["side"][:-1][inside] == expected[inside]).all()
-    assert found.labels["side"][-1] == "unassigned"
+    assert (found.labels["side"].to_numpy()[:-1][inside] == expected[inside]).all()
+    assert found.labels["side"].iloc[-1] == "unassigned"
+    assert list(found.labels["side"].cat.categories) == ["left", "right", "unassigned"]
     assert (found.labels["side"][:-1][found.trust[:-1] < 0.05] == "unassigned").all()
     assert found.probability["side"][:-1][inside].mean() > 0.99
     border = np.abs(np.sin(new_angle)) < 0.02
     assert found.probability["side"][:-1].min() >= 0.5
     assert found.probability["side"][:-1][border].mean() < 0.85
+
+
+def test_cells_without_a_label_carry_none_over(reference):
+    angle, (new, new_angle) = ring(3000)[1], ring(500, seed=4)
+    labels = np.where(np.sin(angle) > 0, "left", "unassigned").astype(object)
+    labels[np.cos(angle) > 0.9] = None
+    found = hw.extension(reference._replace(labels={"side": labels}), new, transfer=["side"], min_trust=0.0)
+    far = np.sin(new_angle) < -0.5
+    assert (found.labels["side"].to_numpy()[far] == "unassigned").all()
+    assert (found.probability["side"][far] == 0).all()
+    beside = (np.sin(new_angle) > 0) & (np.cos(new_angle) < 0.85) & (np.sin(new_angle) > 0.2)
+    assert (found.labels["side"].to_numpy()[beside] == "left").all()
+    assert (found.probability["side"][beside] == 1).all()
+
+
+def test_auto_takes_the_method_of_the_map(reference):
+    new = ring(20, seed=9)[0]
+    one, other = (hw.extension(reference, new, method=method).coordinates for method in ("auto", "nystrom"))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_components_keep_to_themselves():
@@ -164,6 +184,7 @@ def test_components_keep_to_themselves():
     reference = sparse(both)
     assert len(np.unique(reference.affinity.components)) == 2
     found = hw.extension(reference, np.concatenate([ring(20, seed=5)[0], ring(20, seed=6)[0] + 20]))
+    np.testing.assert_array_equal(found.component, np.repeat([0, 1], 20))
     for rows, cells, label in ((slice(0, 20), slice(0, 800), 0), (slice(20, 40), slice(800, 1100), 1)):
         own = np.asarray(reference.map.eigenvectors)[cells] * np.asarray(reference.map.eigenvalues)[label]
         assert (cdist(found.coordinates[rows], own).min(axis=1) < 0.3).all()  # of modes of size 1
@@ -192,20 +213,26 @@ def test_no_partition_changes_a_coordinate(reference, monkeypatch, method):
 
 
 ERRORS = {
-    "HW-EX-001 method: 'nearest' is unknown; use nystrom": {"method": "nearest"},
+    "HW-EX-001 method: 'nearest' is unknown; use auto": {"method": "nearest"},
     "HW-EX-002 method: 'network' cannot use a DiffusionMap": {"method": "network"},
     "HW-EX-003 points: points have shape \\(5, 3\\), the reference has 3000 cells of 4": {"points": np.zeros((5, 3))},
     "HW-EX-003 points: points have shape \\(0, 4\\)": {"points": np.zeros((0, 4))},
     "HW-EX-004 t: 0 is no whole number": {"t": 0},
     "HW-EX-005 landmarks: 1 is below 2": {"landmarks": 1},
     "HW-EX-006 min_trust: 1.5 is no share": {"min_trust": 1.5},
-    "HW-EX-007 transfer: type: 7 labels for 3000 cells": {"transfer": {"type": ["a"] * 7}},
+    "HW-EX-007 transfer: type: 7 labels for 3000 cells": {"labels": {"type": ["a"] * 7}, "transfer": ["type"]},
+    "HW-EX-007 transfer: type: no cell of the reference": {"labels": {"type": [None] * 3000}, "transfer": ["type"]},
+    "HW-EX-007 transfer: the reference has no labels 'type'; use some of: kind": {
+        "labels": {"kind": ["a"] * 3000},
+        "transfer": ["type"],
+    },
     "HW-EX-008 points: 1 new points are not finite, the first in row 3": {"points": np.diag([0, 0, 0, np.nan])},
 }
 
 
 @pytest.mark.parametrize("message", ERRORS)
 def test_bad_input_is_one_clear_line(reference, message):
-    options = {"points": np.zeros((5, 4)), **ERRORS[message]}
+    options = {"points": np.zeros((5, 4)), "labels": None, **ERRORS[message]}
+    reference = reference._replace(labels=options.pop("labels"))
     with pytest.raises(hw.BadInput, match=message):
         hw.extension(reference, options.pop("points"), **options)

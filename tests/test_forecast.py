@@ -87,7 +87,10 @@ def test_a_matrix_that_does_not_fit_is_read_from_disk_and_needs_scratch():
 
 def test_ten_million_cells_are_foreseen_under_sixteen_gigabytes():
     size = Size(10**7, 50, 5 * 10**8)
-    needs = [forecast.forecast(stage, size, memory=16 * 10**9) for stage in config.needed(("report",))]
+    needs = [
+        forecast.forecast(stage, size, memory=16 * 10**9)
+        for stage in config.needed(config.Dataset("x", "x.npy", "points"))
+    ]
     assert max(need.memory for need in needs) <= 16 * 10**9
 
 
@@ -106,9 +109,14 @@ def test_what_does_not_fit_is_refused_with_the_number_and_what_to_type():
 def folder(tmp_path, monkeypatch):
     (tmp_path / "config").mkdir()
     np.save(tmp_path / "config" / "cloud.npy", np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32))
-    (tmp_path / "config" / "datasets.tsv").write_text("name\tsource\tkind\tmap\ncloud\tcloud.npy\tpoints\tboth\n")
+    rows = ("name\tsource\tkind\tmap\treference", "cloud\tcloud.npy\tpoints\tboth\t", "new\tcloud.npy\tpoints\t\tcloud")
+    (tmp_path / "config" / "datasets.tsv").write_text("\n".join(rows) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+EVERY = [("cloud", stage) for stage in config.STAGES if stage != "extension"]
+EVERY += [("new", stage) for stage in ("cells", "pca", "extension", "atlas", "report")]
 
 
 def planned(*arguments):
@@ -118,7 +126,7 @@ def planned(*arguments):
 def test_plan_prints_every_stage_and_starts_nothing(folder):
     result = planned()
     assert result.exit_code == 0, result.output
-    assert all(f"cloud                {stage:<18}" in result.output for stage in config.STAGES)
+    assert all(f"{name:<20} {stage:<18}" in result.output for name, stage in EVERY)
     assert "in all, on" in result.output
     assert not (folder / "results").exists()
 
@@ -127,7 +135,7 @@ def test_plan_as_json(folder):
     content = json.loads(planned("--json", "--cores", "1").output)
     assert content["threads"] == 1
     assert content["problems"] == []
-    assert [row["stage"] for row in content["stages"]] == list(config.STAGES)
+    assert [(row["dataset"], row["stage"]) for row in content["stages"]] == EVERY
     assert {"seconds", "memory", "result", "scratch"} == set(content["stages"][0]["need"])
 
 
@@ -135,7 +143,7 @@ def test_plan_of_what_cannot_fit_ends_with_four_and_one_line_a_stage(folder):
     (folder / "small.yaml").write_text("memory: 100MB\n")
     result = planned("small.yaml")
     assert result.exit_code == 4
-    assert result.output.count("HW-RS-004") == len(config.STAGES)
+    assert result.output.count("HW-RS-004") == len(EVERY)
 
 
 def test_plan_says_what_is_wrong_with_an_input(folder):
@@ -158,6 +166,14 @@ def test_run_refuses_a_disk_that_is_too_small(folder, monkeypatch):
     result = CliRunner().invoke(main, ["run", "--cores", "1"])
     assert result.exit_code == 4
     assert "HW-RS-006" in result.output
+
+
+def test_a_query_needs_what_its_reference_is():
+    query = Size(1000, 50, 50_000, n_reference=10**6)
+    need = forecast.forecast("extension", query)
+    assert need.memory > forecast.forecast("extension", query._replace(n_reference=10**5)).memory + 9 * 10**5 * 160
+    assert need.result < 10**6
+    assert forecast.forecast("extension", query._replace(n_cells=10**6)).seconds > 10 * need.seconds
 
 
 def test_landmarks_are_foreseen_to_take_less_time_and_the_same_disk():

@@ -13,7 +13,7 @@ from heatwalk.config import STAGES
 
 ROOT = Path(__file__).parents[1]
 GLOBAL = {"seed", "memory", "threads", "scheduler", "device", "block_cells", "scratch", "out"}
-GLOBAL |= {"dataset", "checkpoint"}
+GLOBAL |= {"dataset", "checkpoint", "reference"}
 CONFIG = config.load(ROOT / "config" / "config.yaml")
 CONFIG_SCHEMA = config.load(ROOT / "workflow" / "schemas" / "config.schema.yaml")
 RULES = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))

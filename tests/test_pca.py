@@ -40,6 +40,17 @@ def dense_cells(values, **obsm):
     return table._replace(indptr=None, indices=None, data=None, values=values, selected=selected, obsm=obsm or None)
 
 
+def test_held_out_cells_do_not_take_part():
+    cells = sparse_cells()
+    held = np.arange(N_CELLS) % 5 == 0
+    found = hw.pca(cells._replace(split=held.astype(np.uint8)), "counts", n_components=6, block_cells=16)
+    values = matrix(cells)
+    _, variances, loadings = dense_twin(values[~held], 6, scale=False)
+    np.testing.assert_allclose(found.variances, variances, rtol=1e-10)
+    expected = (values - values[~held].mean(axis=0)) @ loadings
+    np.testing.assert_allclose(found.coordinates, expected, atol=1e-5)
+
+
 CELLS = {
     "counts": (sparse_cells(), "counts"),
     "intensities": (dense_cells(np.random.default_rng(1).gamma(2, 3, (N_CELLS, 12)).astype(np.float32)), "intensities"),

@@ -23,6 +23,7 @@ from workflow_runs import (
     roots,
     snakemake,
     stages_to_run,
+    write_counts,
 )
 
 from heatwalk import store
@@ -146,6 +147,112 @@ def test_an_option_of_the_network_reruns_it_and_what_shows_it(both):
     dry = snakemake(both, "-n", "--cores", "1", "--configfile", "config/config.yaml", str(changed)).stdout
     ran = {line.split("results/")[1].split("/manifest")[0] for line in dry.splitlines() if "(update)" in line}
     assert ran == {"toy/deep_diffusion_map", "toy/atlas", "toy/report"}
+
+
+ROWS = "name\tsource\tkind\tmap\treference\n"
+QUERY = ("cells", "pca", "extension", "atlas", "report")
+
+
+def jobs(folder, *arguments) -> set[str]:
+    """dataset/stage of every job of a dry run."""
+    dry = snakemake(folder, "-n", "--cores", "1", *arguments)
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    return {line.split("results/")[1].split("/manifest")[0] for line in dry.stdout.splitlines() if "(update)" in line}
+
+
+@pytest.fixture(scope="module")
+def asked(finished, tmp_path_factory):
+    """The finished run, and a query added to it: what a dry run would do then, and the query done."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("query") / "asked", symlinks=True)
+    write_counts(folder / "config" / "new.h5ad", n_cells=150, seed=1)
+    rows = ROWS + "toy\ttoy.h5ad\tcounts\t\t\nnew\tnew.h5ad\tcounts\t\ttoy\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    (folder / "config" / "config.yaml").write_text(OPTIONS + "extension: {transfer: [type]}\n")
+    (folder / "planned").write_text(" ".join(jobs(folder)))
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_a_query_runs_its_own_stages_and_nothing_of_its_reference(asked, finished):
+    assert set((asked / "planned").read_text().split()) == {f"new/{stage}" for stage in QUERY}
+    assert roots(asked) == roots(finished)
+    assert jobs(asked) == set()
+    assert sorted(path.name for path in (asked / "results" / "new").iterdir()) == sorted(QUERY)
+    assert heatwalk(asked, "verify", "results").returncode == 0
+    used = manifest(asked, "extension", "new")["inputs"]
+    assert used["toy/diffusion_map"] == roots(asked)["diffusion_map"]
+
+
+def test_a_query_s_atlas_has_places_trust_and_labels(asked):
+    atlas = anndata.read_zarr(asked / "results" / "new" / "atlas" / "atlas.zarr")
+    same = anndata.read_h5ad(asked / "results" / "new" / "atlas" / "atlas.h5ad")
+    assert atlas.shape == same.shape == (150, 90)
+    assert atlas.obsm["X_diffusion_map"].shape == (150, 5)
+    assert atlas.obsm["X_pca"].shape == (150, 10)
+    assert not atlas.obsp
+    assert ((atlas.obs["heatwalk_trust"] > 0) & (atlas.obs["heatwalk_trust"] <= 1)).all()
+    assert set(atlas.obs["type_transferred"]) <= {"0", "1", "2", "unassigned"}
+    assert atlas.obs["type_probability"].between(0, 1).all()
+    page = (asked / "results" / "new" / "report" / "report.html").read_text()
+    for part in ('<section id="trust">', '<section id="labels">', "trusted", "have the same"):
+        assert part in page
+    assert '<section id="spectrum">' not in page
+
+
+def test_cells_of_the_reference_land_where_they_are(asked, tmp_path):
+    folder = shutil.copytree(asked, tmp_path / "own", symlinks=True)
+    rows = ROWS + "toy\ttoy.h5ad\tcounts\t\t\nagain\ttoy.h5ad\tcounts\t\ttoy\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    done = heatwalk(folder, "run", "--cores", "2", "results/again/extension/manifest.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    own, again = (store.read(folder / "results" / name / "pca")["coordinates"][:] for name in ("toy", "again"))
+    np.testing.assert_allclose(again, own, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("extension: {transfer: [type], min_trust: 0.2}", {"new/extension", "new/atlas", "new/report"}),
+        ("overrides: {new: {cells: {min_counts: 5}}}", {f"new/{stage}" for stage in QUERY}),
+        (
+            "diffusion_map: {n_components: 4}",
+            {f"toy/{stage}" for stage in ("diffusion_map", "atlas", "report")}
+            | {f"new/{stage}" for stage in ("extension", "atlas", "report")},
+        ),
+    ],
+)
+def test_a_changed_option_reruns_the_query_where_it_must(asked, tmp_path, change, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(change + "\n")
+    assert jobs(asked, "--configfile", "config/config.yaml", str(path)) == expected
+
+
+def test_a_query_that_does_not_fit_ends_with_2_and_the_reference_stands(asked, tmp_path):
+    folder = shutil.copytree(asked, tmp_path / "bad", symlinks=True)
+    write_counts(folder / "config" / "new.h5ad", n_cells=40, n_genes=30)
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 2
+    assert "HW-CE-006" in done.stderr
+    assert roots(folder) == roots(asked)
+    assert manifest(folder, "extension", "new") == manifest(asked, "extension", "new")
+
+
+def test_a_network_alone_makes_the_map_and_places_the_query(tmp_path):
+    options = OPTIONS + "deep_diffusion_map: {n_components: 4, rounds: 1, prototypes: 30}\n"
+    folder = prepare(tmp_path / "neural", options)
+    write_counts(folder / "config" / "new.h5ad", n_cells=60, seed=1)
+    rows = ROWS + "toy\ttoy.h5ad\tcounts\tneural\t\nnew\tnew.h5ad\tcounts\t\ttoy\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (folder / "results" / "toy" / "diffusion_map").exists()
+    atlases = [anndata.read_h5ad(folder / "results" / name / "atlas" / "atlas.h5ad") for name in ("toy", "new")]
+    assert all(set(atlas.obsm) == {"X_pca", "X_deep_diffusion_map"} for atlas in atlases)
+    page = (folder / "results" / "toy" / "report" / "report.html").read_text()
+    assert "by a network alone" in page
+    assert "A network stands for the pairs here" in page
+    assert jobs(folder) == set()
 
 
 AFTER = {stage: set(STAGES[STAGES.index(stage) :]) for stage in STAGES}

@@ -37,7 +37,9 @@ def atlas(
 
     X: normalised values of all genes ("normalised"), or nothing ("none"); layers["counts"] for counts.
     obsm["X_diffusion_map"] = lambda^t psi (see `diffusion_map.coordinates`), without the trivial component;
-    obsm["X_deep_diffusion_map"] the network's coordinates, where there is one.
+    obsm["X_deep_diffusion_map"] the network's coordinates, where there is one. Of a query they are those of
+    `extension`, with obs["heatwalk_trust"], ["heatwalk_novelty"], ["NAME_transferred"] and ["NAME_probability"]; it has
+    no graph.
     obsp["connectivities"] is the kernel before alpha without its diagonal, obsp["distances"] the neighbour distances,
     uns["neighbors"] says so as scanpy and CellRank expect; uns["heatwalk"][stage] holds what explains each array.
     scanpy_export adds obsm["X_diffmap"] and uns["diffmap_evals"] with the trivial pair first, for scanpy.tl.dpt.
@@ -54,7 +56,8 @@ def atlas(
     write_element(group, "var", _var(cells))
     _write_values(group, cells, kind, matrix, block_cells)
     _write_embeddings(group, results, cells, t, scanpy_export)
-    _write_graph(group, results, block_cells)
+    if "neighbors" in results:
+        _write_graph(group, results, block_cells)
     write_element(group, "uns", _explanations(results, scanpy_export))
     if not h5ad:
         return Atlas(group, None)
@@ -70,9 +73,17 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
     import pandas
 
     obs = cells.obs.copy()
-    obs["heatwalk_split"] = pandas.Categorical.from_codes(np.asarray(cells.split[:]), ["train", "held out"])
     if cells.indptr is not None:
         obs["heatwalk_size_factor"] = np.asarray(cells.size_factors[:])
+    if "extension" in results:
+        placed = results["extension"]
+        for name in ("trust", "novelty", "component"):
+            obs[f"heatwalk_{name}"] = np.asarray(placed[name][:])
+        for name in placed["labels"]:
+            obs[f"{name}_transferred"] = placed["labels"][name].array
+            obs[f"{name}_probability"] = placed["probability"][name].to_numpy()
+        return obs
+    obs["heatwalk_split"] = pandas.Categorical.from_codes(np.asarray(cells.split[:]), ["train", "held out"])
     graph = results["affinity"]
     obs["heatwalk_component"] = np.asarray(graph["components"][:])
     obs["heatwalk_degree"] = np.asarray(graph["degrees"][:])
@@ -105,7 +116,7 @@ def _write_values(group, cells: Cells, kind: str, matrix: str, block_cells: int)
 
 
 def _write_embeddings(group, results, cells: Cells, t: float, scanpy_export: bool) -> None:
-    pca, diffusion = results["pca"], results["diffusion_map"]
+    pca = results["pca"]
     for key, values in (cells.obsm or {}).items():
         _dense(group["obsm"], key, values)
     use_rep = pca.manifest["parameters"]["use_rep"]
@@ -115,17 +126,33 @@ def _write_embeddings(group, results, cells: Cells, t: float, scanpy_export: boo
         loadings = np.zeros((cells.selected.shape[0], pca["loadings"].shape[1]))
         loadings[np.asarray(cells.selected[:])] = pca["loadings"][:]
         _dense(group["varm"], "PCs", loadings)
-    components = results["affinity"]["components"]
-    embedding = coordinates(diffusion["eigenvalues"], diffusion["eigenvectors"], components, t=t)
-    _dense(group["obsm"], "X_diffusion_map", embedding)
+    if "diffusion_map" in results:
+        diffusion, components = results["diffusion_map"], results["affinity"]["components"]
+        embedding = coordinates(diffusion["eigenvalues"], diffusion["eigenvectors"], components, t=t)
+        _dense(group["obsm"], "X_diffusion_map", embedding)
     if "deep_diffusion_map" in results:
         _dense(group["obsm"], "X_deep_diffusion_map", results["deep_diffusion_map"]["coordinates"])
-    if scanpy_export:
-        _export_to_scanpy(group, diffusion)
+    if "extension" in results:
+        _dense(group["obsm"], f"X_{landed_in(results['extension'])}", results["extension"]["coordinates"])
+    elif scanpy_export:
+        _export_to_scanpy(group, results)
 
 
-def _export_to_scanpy(group, diffusion) -> None:
+def landed_in(placed) -> str:
+    """The stage whose map the cells of a query were placed in: diffusion_map or deep_diffusion_map."""
+    used = {name.partition("/")[2] for name in placed.manifest["inputs"]}
+    return "deep_diffusion_map" if "deep_diffusion_map" in used else "diffusion_map"
+
+
+def _export_to_scanpy(group, results) -> None:
     """X_diffmap with the trivial column first, columns of unit length in the mean, as scanpy.tl.dpt reads it."""
+    if "diffusion_map" not in results:
+        cause, remedy = (
+            "there are no eigenvectors where map is neural",
+            "set map to both, or atlas: scanpy_export to false",
+        )
+        raise BadInput(Problem("HW-AT-003", "atlas: scanpy_export", cause, remedy))
+    diffusion = results["diffusion_map"]
     if diffusion["eigenvalues"].ndim > 1:
         cause = f"the graph has {diffusion['eigenvalues'].shape[0]} components, scanpy's diffmap knows one"
         remedy = "raise neighbors: n_neighbors until the graph is connected, or set atlas: scanpy_export to false"
@@ -185,6 +212,8 @@ def _explanations(results, scanpy_export: bool) -> dict:
     }
     for stage, names in ((stage, names) for stage, names in small.items() if stage in results):
         explained[stage] |= {name: np.asarray(results[stage][name][...]) for name in names}
+    if "neighbors" not in results:
+        return {"heatwalk": explained}
     options = results["neighbors"].manifest["parameters"]
     use_rep = results["pca"].manifest["parameters"]["use_rep"] or "X_pca"
     parameters = {"n_neighbors": int(options["n_neighbors"]) + 1, "method": "gauss", "metric": "euclidean"}

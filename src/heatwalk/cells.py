@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from heatwalk import arrays, compute
+from heatwalk import arrays, compute, query
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs import ValueCheck
 from heatwalk.progress import log, track
 from heatwalk.spaces import SPACES
 
-_SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_short_name", "gene_name", "feature_name", "symbol")
 _DISPERSION_BINS = 20
 
 
@@ -30,6 +29,7 @@ class Cells(NamedTuple):
     data: Any = None  # (gene_edge,) float32
     values: Any = None  # (cell, gene) float32; dense kinds
     obsm: Any = None  # name -> (cell, coordinate)
+    reference_columns: Any = None  # (reference_gene,) int64; of a query
 
 
 def cells(
@@ -51,8 +51,10 @@ def cells(
     units: str = "degrees",
     holdout: float = 0.1,
     holdout_group: str = "",
+    min_shared: float = 0.7,
     seed: int = 0,
     block_cells: int = compute.BLOCK_CELLS,
+    reference: "Cells | None" = None,
     out: MutableMapping | None = None,
 ) -> Cells:
     """Read a source (`heatwalk.inputs.open_input`) in row blocks into cells that every later stage can trust.
@@ -65,6 +67,8 @@ def cells(
     Variable genes: the `n_top_genes` (0: all) of those in at least `min_cells` cells with the largest log dispersion,
     standardised within 20 bins of mean. split: a seeded share `holdout` of cells is marked 1, whole groups of the
     `obs` column `holdout_group` together.
+    reference: the cells that these are a query of. Genes are found by name (`query.shared`), at least `min_shared` of
+    its selected ones; depths are those of the genes that both have (`query.size_factors`); no cell is for training.
     Raises BadInput with every problem of the values. Source of the dispersions: Satija et al., Nat. Biotechnol. 2015.
     """
     out = {} if out is None else out
@@ -78,16 +82,12 @@ def cells(
     else:
         obs, rows, removed = _dense(source, kind, space, (transform, cofactor, units), block_cells, out)
     _copy_obsm(source.obsm, rows, block_cells, out)
-    totals = obs["total_counts"].to_numpy(np.float64) if kind == "counts" else np.ones(len(obs))
-    out["size_factors"] = _size_factors(totals, target_sum if kind == "counts" else "none")
-    out["logarithm"] = np.bool_(logarithm)
-    var = _features(source.features, kind, space)
-    if kind in ("counts", "logged"):
-        var, selected = _variable_genes(_view(out), var, kind, min_cells, n_top_genes, block_cells)
+    out["logarithm"], var = np.bool_(logarithm), _features(source.features, kind, space)
+    if reference is not None:
+        var = _in_terms_of(reference, var, len(obs), kind, (min_shared, source.where, block_cells), out)
     else:
-        selected = np.ones(len(var), bool)
-    out["selected"] = selected
-    out["split"] = _split(obs, holdout, holdout_group, seed)
+        var = _in_own_terms(obs, var, kind, target_sum, (min_cells, n_top_genes, block_cells), out)
+        out["split"] = _split(obs, holdout, holdout_group, seed)
     out["obs"], out["var"], out["removed"] = obs, var, removed
     return Cells(**{name: out[name] for name in Cells._fields if name in out})
 
@@ -272,8 +272,37 @@ def _size_factors(totals: np.ndarray, target_sum: str | float) -> np.ndarray:
     return totals / (np.median(totals) if target_sum == "median" else float(target_sum))
 
 
+def _in_own_terms(obs, var, kind: str, target_sum: str | float, options, out: MutableMapping):
+    """Fill size factors and the mask of selected genes; `var` with what is known of every gene."""
+    totals = obs["total_counts"].to_numpy(np.float64) if kind == "counts" else np.ones(len(obs))
+    out["size_factors"] = _size_factors(totals, target_sum if kind == "counts" else "none")
+    selected = np.ones(len(var), bool)
+    if kind in ("counts", "logged"):
+        var, selected = _variable_genes(_view(out), var, kind, *options)
+    out["selected"] = selected
+    return var
+
+
+def _in_terms_of(reference: Cells, var, n_cells: int, kind: str, options, out: MutableMapping):
+    """Fill a query's size factors, columns and mask of selected genes; `var` with the reference's names of genes."""
+    min_shared, where, block_cells = options
+    columns = query.settle(var, reference, kind, min_shared, where)
+    total = query.depths(out, len(var), columns, block_cells, unlogged=kind == "logged") if "indptr" in out else None
+    if kind == "logged":
+        query.check_scale(total, columns, reference, where)
+    out["size_factors"] = query.size_factors(total, columns, reference) if kind == "counts" else np.ones(n_cells)
+    out["split"] = np.ones(n_cells, np.uint8)
+    chosen = np.asarray(reference.selected[:])
+    out["reference_columns"] = columns[chosen]
+    selected, names = np.zeros(len(var), bool), np.full(len(var), "", object)
+    selected[columns[chosen & (columns >= 0)]] = True
+    names[columns[columns >= 0]] = np.asarray(reference.var.index, str)[columns >= 0]
+    out["selected"], var["reference_name"] = selected, names
+    return var
+
+
 def _mitochondrial(features, prefixes: Sequence[str]) -> np.ndarray:
-    symbols = next((features[name] for name in _SYMBOL_COLUMNS if name in features), features.index.to_series())
+    symbols = next((features[name] for name in query.NAMES if name in features), features.index.to_series())
     return symbols.astype(str).str.startswith(tuple(prefixes)).to_numpy()
 
 

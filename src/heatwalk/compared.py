@@ -15,23 +15,19 @@ def network(results: Mapping, column: Column, components: np.ndarray) -> dict | 
     """Pictures of both maps in the same colours, errors by decile, and what a reader may do with the network."""
     if "deep_diffusion_map" not in results:
         return None
-    deep, spectral = results["deep_diffusion_map"], results["diffusion_map"]
+    deep, drawn = results["deep_diffusion_map"], []
     parameters, largest = deep.manifest["parameters"], np.flatnonzero(components == 0)
-    modes = min(_MODES, deep["coordinates"].shape[1], spectral["eigenvectors"].shape[1])
-    values = np.atleast_2d(spectral["eigenvalues"][...])[:, :modes]
-    exact, learnt = np.empty((len(components), modes)), np.empty((len(components), modes))
-    for rows in compute.blocks(len(components), 8 * compute.BLOCK_CELLS):
-        vectors = spectral["eigenvectors"][rows, :modes]
-        exact[rows] = coordinates(values, vectors, components[rows], t=parameters["t"])
-        learnt[rows] = deep["coordinates"][rows, :modes]
-    exact, learnt = exact[largest], learnt[largest]
-    learnt *= np.where(np.nansum(exact * learnt, axis=0) < 0, -1, 1)  # which way an axis points has no meaning
+    if "diffusion_map" in results:
+        modes = min(_MODES, deep["coordinates"].shape[1], results["diffusion_map"]["eigenvectors"].shape[1])
+        true, close = (places(results, modes, parameters["t"])[largest] for places in (exact, learnt))
+        close *= np.where(np.nansum(true * close, axis=0) < 0, -1, 1)  # which way an axis points has no meaning
+        drawn = [true, close]
     own = column.of(largest) if column.levels else pictures.coloured(column.of(largest))
     error, deciles = float(deep["error"][...]), np.asarray(deep["error_deciles"][:])
     measured = bool(np.isfinite(error))
     about = "Mean relative error of distances, from the nearest tenth of the pairs to the farthest."
     return {
-        "pictures": [_draw(points, own) for points in (exact, learnt)],
+        "pictures": [_draw(points, own) for points in drawn],
         "column": own,
         "keys": pictures.legend(own) if own.levels else [],
         "t": parameters["t"],
@@ -45,6 +41,24 @@ def network(results: Mapping, column: Column, components: np.ndarray) -> dict | 
         "own": int(deep["error_cells"][...]) == len(components),
         "chart": pictures.columns(100 * deciles, "tenth of the distances", "% off", about) if measured else None,
     }
+
+
+def exact(results: Mapping, modes: int, t: float) -> np.ndarray:
+    """(cell, mode) the first coordinates lambda^t psi of the map."""
+    found, components = results["diffusion_map"], np.asarray(results["affinity"]["components"][:])
+    values, points = np.atleast_2d(found["eigenvalues"][...])[:, :modes], np.empty((len(components), modes))
+    for rows in compute.blocks(len(components), 8 * compute.BLOCK_CELLS):
+        points[rows] = coordinates(values, found["eigenvectors"][rows, :modes], components[rows], t=t)
+    return points
+
+
+def learnt(results: Mapping, modes: int, t: float) -> np.ndarray:
+    """(cell, mode) the first coordinates by the network, which has a t of its own."""
+    found = results["deep_diffusion_map"]["coordinates"]
+    points = np.empty((found.shape[0], modes))
+    for rows in compute.blocks(len(points), 8 * compute.BLOCK_CELLS):
+        points[rows] = found[rows, :modes]
+    return points
 
 
 def _draw(points: np.ndarray, column: Column) -> pictures.Picture:

@@ -20,13 +20,38 @@ DEPENDS = {
     "affinity": ("pca", "neighbors"),
     "diffusion_map": ("affinity",),
     "deep_diffusion_map": ("pca", "affinity"),
-    "atlas": ("cells", "pca", "neighbors", "affinity", "diffusion_map"),
-    "report": ("cells", "pca", "neighbors", "affinity", "diffusion_map", "atlas"),
+    "extension": (),
+    "atlas": ("cells", "pca", "neighbors", "affinity"),
+    "report": ("cells", "pca", "neighbors", "affinity", "atlas"),
 }
 STAGES = tuple(DEPENDS)
-_WITH_NETWORK = ("atlas", "report")  # what else is made from the network of a dataset whose map is `both`
-SEEDED = ("cells", "neighbors", "diffusion_map", "deep_diffusion_map")  # stages that draw random numbers
-SCHEDULED = ("neighbors", "affinity", "diffusion_map")  # stages whose blocks Dask's workers may compute
+MAPS = {
+    "spectral": ("diffusion_map",),
+    "neural": ("deep_diffusion_map",),
+    "both": ("diffusion_map", "deep_diffusion_map"),
+}
+_SHOW_THE_MAP = ("atlas", "report")
+# A query has no graph and no map of its own.
+_OF_A_QUERY = {
+    "cells": (),
+    "pca": ("cells",),
+    "extension": ("pca",),
+    "atlas": ("cells", "pca", "extension"),
+    "report": ("cells", "pca", "extension", "atlas"),
+}
+_BORROWED = {
+    "cells": ("cells",),
+    "pca": ("pca",),
+    "extension": ("cells", "pca", "neighbors", "affinity"),
+    "report": ("cells", "affinity"),
+}
+_LANDING = ("extension", "report")  # which take the map of the reference too
+INHERITED = {
+    "cells": ("target_sum", "log1p", "min_cells", "n_top_genes", "transform", "cofactor", "units"),
+    "pca": ("n_components", "use_rep", "scale"),
+}
+SEEDED = ("cells", "neighbors", "diffusion_map", "deep_diffusion_map", "extension")  # stages that draw random numbers
+SCHEDULED = ("neighbors", "affinity", "diffusion_map", "extension")  # stages whose blocks Dask's workers may compute
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -41,6 +66,7 @@ class Dataset(NamedTuple):
     columns: tuple[str, ...] = ()
     space: str = "euclidean"
     map: str = "spectral"
+    reference: str = ""
     stages: tuple[str, ...] = ("atlas", "report")
 
 
@@ -65,24 +91,26 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def depends(stage: str, map_: str = "spectral") -> tuple[str, ...]:
-    """What a stage is made from.
+def depends(stage: str, row: Dataset) -> tuple[str, ...]:
+    """Which results of its own dataset a stage is made from.
 
-    >>> depends("deep_diffusion_map"), depends("report", "both")[-2:]
-    (('pca', 'affinity'), ('atlas', 'deep_diffusion_map'))
+    >>> depends("report", Dataset("blood", "blood.h5ad", "counts", map="neural"))
+    ('cells', 'pca', 'neighbors', 'affinity', 'atlas', 'deep_diffusion_map')
     """
-    return DEPENDS[stage] + (("deep_diffusion_map",) if map_ == "both" and stage in _WITH_NETWORK else ())
+    if row.reference:
+        return _OF_A_QUERY[stage]
+    return DEPENDS[stage] + (MAPS[row.map] if stage in _SHOW_THE_MAP else ())
 
 
-def needed(stages: tuple[str, ...], map_: str = "spectral") -> list[str]:
-    """The stages and all that they are made from, in order.
+def needed(row: Dataset) -> list[str]:
+    """The stages that a dataset asks for and all that they are made from, in order.
 
-    >>> needed(("neighbors",))
+    >>> needed(Dataset("blood", "blood.h5ad", "counts", stages=("neighbors",)))
     ['cells', 'pca', 'neighbors']
     """
-    wanted = set(stages)
+    wanted = set(row.stages)
     for stage in reversed(STAGES):
-        wanted |= set(depends(stage, map_)) if stage in wanted else set()
+        wanted |= set(depends(stage, row)) if stage in wanted else set()
     return [stage for stage in STAGES if stage in wanted]
 
 
@@ -154,10 +182,18 @@ def datasets(path: Path, schemas: Path) -> tuple[dict[str, Dataset], list[Proble
 
 
 def check_overrides(config: dict, known: dict[str, Dataset]) -> list[Problem]:
-    """Overrides of datasets that do not exist."""
-    unknown = [name for name in config.get("overrides") or {} if name not in known]
-    remedy = f"use one of: {first_few(known)}"
-    return [Problem("HW-CF-007", f"overrides: {name}", "there is no such dataset", remedy) for name in unknown]
+    """Overrides of datasets that do not exist, and those by which a query would leave its reference."""
+    problems = []
+    for name, sections in (config.get("overrides") or {}).items():
+        if name not in known:
+            remedy = f"use one of: {first_few(known)}"
+            problems.append(Problem("HW-CF-007", f"overrides: {name}", "there is no such dataset", remedy))
+            continue
+        for section, options in INHERITED.items() if known[name].reference else ():
+            for option in sorted(set(sections.get(section, {})) & set(options)):
+                cause = f"a query takes {section}: {option} from its reference {known[name].reference!r}"
+                problems.append(Problem("HW-CF-014", f"overrides: {name}", cause, f"remove {section}: {option} there"))
+    return problems
 
 
 class Plan:
@@ -176,6 +212,8 @@ class Plan:
         table = table if table.is_absolute() or table.exists() else top / table
         self.datasets, problems = datasets(table, schemas)
         problems += check_overrides(self.config, self.datasets)
+        for row in self.datasets.values():
+            problems += self._check_query(row, f"{table}: {row.name}") if row.reference else _check_maker(row, table)
         if problems:
             raise BadInput(*problems)
         self.base = table.parent
@@ -183,9 +221,55 @@ class Plan:
         self.roots = [*roots, *filter(None, [installed_data()])]
 
     def options(self, dataset: str, stage: str) -> dict:
-        """Options of a stage for one dataset."""
+        """Options of a stage for one dataset; a query has those of its reference where it must not differ."""
         overrides = (self.config["overrides"] or {}).get(dataset, {})
-        return {**self.config[stage], **overrides.get(stage, {})}
+        options = {**self.config[stage], **overrides.get(stage, {})}
+        reference = self.datasets[dataset].reference
+        taken = self.options(reference, stage) if reference and stage in INHERITED else {}
+        return {**options, **{name: taken[name] for name in INHERITED.get(stage, ()) if taken}}
+
+    def borrowed(self, dataset: str, stage: str) -> list[tuple[str, str]]:
+        """Which results of its reference a stage of a query is made from: names of dataset and stage."""
+        row = self.datasets[dataset]
+        if not row.reference:
+            return []
+        by_network = self.options(dataset, "extension")["method"] == "network"
+        landing = MAPS[self.datasets[row.reference].map][-1 if by_network else 0] if stage in _LANDING else ""
+        return [(row.reference, name) for name in (*_BORROWED.get(stage, ()), landing) if name]
+
+    def _check_query(self, row: Dataset, where: str) -> list[Problem]:
+        reference = self.datasets.get(row.reference)
+        if reference is None or reference.reference:
+            cause = f"reference {row.reference!r} is " + ("a query itself" if reference else "no dataset of this table")
+            known = first_few([name for name, other in self.datasets.items() if not other.reference])
+            return [Problem("HW-CF-012", where, cause, f"use one of: {known or 'none; add a row without a reference'}")]
+        problems, other = [], [stage for stage in row.stages if stage not in _OF_A_QUERY]
+        if other:
+            cause = f"a query has no {', '.join(other)}: it lands in the map of its reference"
+            problems.append(Problem("HW-CF-013", where, cause, f"leave stages to {', '.join(_OF_A_QUERY)}"))
+        if row.map != "spectral":
+            cause = f"map is {row.map}: a query lands in the map of its reference"
+            problems.append(Problem("HW-CF-013", where, cause, "leave map empty"))
+        for name in ("kind", "space"):
+            own, wanted = getattr(row, name), getattr(reference, name)
+            if own != wanted:
+                cause = f"{name} is {own!r}, that of the reference {row.reference!r} is {wanted!r}"
+                remedy = f"give the query's {wanted} values (`layer` names the matrix), and set {name} to {wanted}"
+                problems.append(Problem("HW-CF-015", where, cause, remedy))
+        method, maps = self.options(row.name, "extension")["method"], MAPS[reference.map]
+        wanted = {"network": "deep_diffusion_map", "nystrom": "diffusion_map", "landmark": "diffusion_map"}
+        if wanted.get(method, maps[0]) not in maps:
+            cause = f"extension: method {method} needs a map that {row.reference!r} (map: {reference.map}) has not"
+            remedy = f"set extension: method to auto, or map of {row.reference} to both"
+            problems.append(Problem("HW-CF-016", where, cause, remedy))
+        return problems
+
+
+def _check_maker(row: Dataset, table: Path) -> list[Problem]:
+    if "extension" not in row.stages:
+        return []
+    cause = "extension is for a query, and the column reference is empty"
+    return [Problem("HW-CF-013", f"{table}: {row.name}", cause, "name a reference, or remove the stage")]
 
 
 def installed_data() -> Path | None:

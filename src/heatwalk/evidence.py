@@ -26,6 +26,7 @@ _WEIGHTS = (
     "adaptive, then run affinity and diffusion_map again."
 )
 _FAR = 0.05  # relative error of diffusion distances by landmarks
+_FAR_BY_NETWORK = 0.15
 _NARROW = 0.005  # eigengap beside the distance from 1
 
 
@@ -42,6 +43,16 @@ class Spectra(NamedTuple):
     converged: np.ndarray
     spectrum: np.ndarray  # (component, computed)
 
+    @classmethod
+    def of(cls, results) -> "Spectra":
+        """Of the map, or of the network that stands for it: estimates, that are as good as they are."""
+        if "diffusion_map" in results:
+            return cls(*(np.atleast_2d(results["diffusion_map"][name][...]) for name in cls._fields))
+        values, residuals = (
+            np.atleast_2d(results["deep_diffusion_map"][name][...]) for name in ("eigenvalues", "residuals")
+        )
+        return cls(values, residuals, np.ones(values.shape, bool), values)
+
 
 def recall(results) -> float:
     return float(results["neighbors"]["recall"][...])
@@ -49,11 +60,16 @@ def recall(results) -> float:
 
 def by_landmarks(results) -> np.ndarray:
     """(component, 1) whether landmarks stand for the exact pairs of a component."""
+    if "diffusion_map" not in results:
+        return np.zeros((1, 1), bool)
     return np.asarray(results["diffusion_map"]["solver"][:])[:, None] == LANDMARKS
 
 
 def verdict(results, spectra: Spectra) -> str:
     """What became of the pairs."""
+    if "diffusion_map" not in results:
+        off = f"{float(results['deep_diffusion_map']['error'][...]):.2%}".replace("nan%", "an unknown share")
+        return f"{spectra.eigenvalues.shape[1]} components by a network alone, distances off by {off}"
     kept, exact = np.isfinite(spectra.eigenvalues), ~by_landmarks(results)
     if not kept.any():
         return "No eigenpair could be computed"
@@ -220,6 +236,11 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
     if not error <= _FAR:
         text = f"Diffusion distances by landmarks are off by {error:.0%}.".replace("nan%", "an unknown share")
         found.append(Concern(text, "Set diffusion_map: landmarks to more, or to 0 for the exact map."))
+    if "diffusion_map" not in results:
+        off = float(results["deep_diffusion_map"]["error"][...])
+        text = f"Diffusion distances by the network are off by {off:.0%}.".replace("nan%", "an unknown share")
+        remedy = "Set deep_diffusion_map: prototypes or rounds to more, or map to spectral for the exact one."
+        return [Concern(text, remedy)] if not off <= _FAR_BY_NETWORK else []
     if missed.any():
         places = [f"{mode + 1}" for mode in np.flatnonzero(missed.any(axis=0))]
         residuals = spectra.residuals[missed]

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute, exact, placing
-from heatwalk.errors import BadInput, Problem
+from heatwalk.diffusion_map import DiffusionMap
+from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.progress import track
 from heatwalk.search import searcher
 
 _POINTS = 2**17  # placed at a time: lists are then shared by many of them
 _NOVELTY_NEIGHBOR = 15
 _LOCAL = 2 / 3  # power of the local scale in the novelty: 0 is a distance, 1 a ratio of distances
+NO_LABEL = "unassigned"
 _CALIBRATION = 0.1  # share of the reference set aside where it has no split of its own
 
 
@@ -26,25 +28,40 @@ class Reference(NamedTuple):
     affinity: Any  # as `affinity` gives it
     map: Any  # DiffusionMap ("nystrom", "landmark") or DeepDiffusionMap ("network")
     split: Any = None  # (cell,), 1 for cells set aside for the calibration of trust
+    labels: Any = None  # name -> (cell,), a table or a mapping
+
+    @classmethod
+    def of(cls, results: Mapping[str, Mapping]) -> "Reference":
+        """A reference from the published results of its stages."""
+        from heatwalk.affinity import Affinity
+        from heatwalk.deep_diffusion_map import DeepDiffusionMap
+        from heatwalk.neighbors import Neighbors
+
+        kind = DeepDiffusionMap if "deep_diffusion_map" in results else DiffusionMap
+        map_ = kind(**results["deep_diffusion_map" if kind is DeepDiffusionMap else "diffusion_map"])
+        graph, cells = Affinity(**results["affinity"]), results["cells"]
+        neighbors = Neighbors(**results["neighbors"])
+        return cls(results["pca"]["coordinates"], neighbors, graph, map_, cells["split"], cells["obs"])
 
 
 class Extension(NamedTuple):
     coordinates: Any  # (point, mode) float32
     trust: Any  # (point,) float32, in (0, 1]
     novelty: Any  # (point,) float32
-    labels: Any = None  # name -> (point,) of text
-    probability: Any = None  # name -> (point,) float32
+    component: Any  # (point,) int32, piece of the reference's graph
+    labels: Any  # (point,) table, a column for every name of `transfer`
+    probability: Any  # (point,) table of the same columns
 
 
 def extension(
     reference: Reference,
     points,
     *,
-    method: str = "nystrom",
+    method: str = "auto",
     t: int = 1,
     landmarks: int = 5000,
     min_trust: float = 0.05,
-    transfer: Mapping[str, Sequence] | None = None,
+    transfer: Sequence[str] = (),
     seed: int = 0,
     threads: int | None = None,
     scheduler: str = "threads",
@@ -58,26 +75,26 @@ def extension(
     lambda^t psi(x) = lambda^(t - 1) sum_y p(x, y) psi(y), with the bandwidth and alpha of the reference's graph; within
     the component that has most of the row. "landmark": the same with so many cells in place of all, their bandwidths
     from each other, each mode divided by the factor by which they shrink it on a sample of the reference. "network":
-    the trained network (its own t); points need no neighbours for it, but their trust does.
+    the trained network (its own t); points need no neighbours for it, but their trust does. "auto": "network" where
+    the reference's map is one, else "nystrom".
     novelty(x) = log r(x) - 2/3 mean of log r(y) over the 15 nearest cells y, r the distance to the 15th nearest cell,
     of those not set aside. trust: the share of the cells set aside that are at least as novel (a conformal p value):
     of points like the reference's, a share of 5% lies below 0.05.
-    transfer: name -> label of every reference cell. A point's label is the one with most of sum_y p(x, y), which is its
-    probability; "unassigned" below `min_trust`.
-    points: (point, dimension) with as many columns as the reference's. Raises BadInput for other shapes or values.
+    transfer: names among `reference.labels`. A point's label is the one with most of sum_y p(x, y) over cells that have
+    one, which is its probability; "unassigned" below `min_trust`.
+    points: (point, dimension), as many columns as the reference's. Raises BadInput for other shapes or values.
     Sources: Bengio et al., Out-of-sample extensions (2004); Vovk et al., Algorithmic learning in a random world (2005).
     """
-    out, named = {} if out is None else out, transfer or {}
-    _check(reference, points, method, t, landmarks, min_trust, named)
-    graph, aside = placing.graph_of(reference), _aside(reference, seed)
+    out = {} if out is None else out
+    method = {"auto": "nystrom" if isinstance(reference.map, DiffusionMap) else "network"}.get(method, method)
+    _check(reference, points, method, t, landmarks, min_trust)
+    graph, aside, n_points = placing.graph_of(reference), _aside(reference, seed), points.shape[0]
     calibration, radius = _novelties(reference, aside)
-    known = {name: np.unique(np.asarray(column).astype(str), return_inverse=True) for name, column in named.items()}
-    n_points = points.shape[0]
+    known = {name: _coded(reference, name) for name in transfer}
     arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
-    for name in ("trust", "novelty"):
-        arrays.make(out, name, (n_points,), np.float32)
-    labels = {name: np.empty(n_points, object) for name in known}
-    probability = {name: np.empty(n_points, np.float32) for name in known}
+    for name, kind in (("trust", np.float32), ("novelty", np.float32), ("component", np.int32)):
+        arrays.make(out, name, (n_points,), kind)
+    labels, probability = ({name: np.empty(n_points, kind) for name in known} for kind in (np.int32, np.float32))
     ranges = compute.blocks(n_points, max(1, _POINTS // block_cells) * block_cells)
     with compute.workers(scheduler, threads, scratch) as workers:
         place = placing.METHODS[method](reference, graph, t, landmarks, seed, workers)
@@ -87,20 +104,54 @@ def extension(
             found = search(block)
             weights = placing.weights(found, graph)
             out["coordinates"][rows] = place(block, found, weights, workers)
+            out["component"][rows] = placing.component_of(found, weights, graph)
             novel = _novelty(found, aside, radius)
             trust = _share_at_least(calibration, novel)
             out["novelty"][rows], out["trust"][rows] = novel.astype(np.float32), trust.astype(np.float32)
             for name, (values, codes) in known.items():
                 best, probability[name][rows] = _vote(weights, codes[found.names], len(values))
-                labels[name][rows] = np.where(trust < min_trust, "unassigned", values[best])
-    made = Extension(out["coordinates"], out["trust"], out["novelty"])
-    return made._replace(labels=labels, probability=probability) if known else made
+                labels[name][rows] = np.where(trust < min_trust, len(values), best)
+    out["labels"], out["probability"] = _tables(labels, probability, known, n_points)
+    return Extension(*(out[name] for name in Extension._fields))
 
 
-def _check(reference: Reference, points, method: str, t: int, landmarks: int, min_trust: float, transfer) -> None:
+def _coded(reference: Reference, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a column of labels, and the place of every cell's among them; -1 where it has none."""
+    if reference.labels is None or name not in reference.labels:
+        given = first_few([] if reference.labels is None else [str(other) for other in reference.labels]) or "none"
+        cause = f"the reference has no labels {name!r}"
+        raise BadInput(Problem("HW-EX-007", "transfer", cause, f"use some of: {given}"))
+    column, n_cells = reference.labels[name], reference.points.shape[0]
+    if len(column) != n_cells:
+        cause = f"{len(column)} labels for {n_cells} cells of the reference"
+        raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "give one label for every reference cell"))
+    import pandas
+
+    names = pandas.Series(np.asarray(column, object)).astype("string")
+    codes, values = pandas.factorize(names.mask(names == NO_LABEL), sort=True)
+    if not len(values):
+        cause = f"no cell of the reference has a label {name!r}"
+        raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "name another column"))
+    return np.asarray(values, object), codes
+
+
+def _tables(labels: dict, probability: dict, known: dict, n_points: int):
+    """Labels as categories, "unassigned" the last one, and their probabilities, (point,) tables."""
+    import pandas
+
+    names = pandas.RangeIndex(n_points).astype(str)
+    chosen = {
+        name: pandas.Categorical.from_codes(labels[name], [*values, NO_LABEL]) for name, (values, _) in known.items()
+    }
+    return pandas.DataFrame(chosen, index=names), pandas.DataFrame(probability, index=names)
+
+
+def _check(reference: Reference, points, method: str, t: int, landmarks: int, min_trust: float) -> None:
     n_cells, dimension = reference.points.shape
     if method not in ("nystrom", "landmark", "network"):
-        raise BadInput(Problem("HW-EX-001", "method", f"{method!r} is unknown", "use nystrom, landmark or network"))
+        raise BadInput(
+            Problem("HW-EX-001", "method", f"{method!r} is unknown", "use auto, nystrom, landmark or network")
+        )
     if hasattr(reference.map, "weights") != (method == "network"):
         kind = type(reference.map).__name__
         remedy = "set method to network" if hasattr(reference.map, "weights") else "give a DeepDiffusionMap as the map"
@@ -114,10 +165,6 @@ def _check(reference: Reference, points, method: str, t: int, landmarks: int, mi
         raise BadInput(Problem("HW-EX-005", "landmarks", f"{landmarks!r} is below 2", "set landmarks to about 5000"))
     if not 0 <= min_trust < 1:
         raise BadInput(Problem("HW-EX-006", "min_trust", f"{min_trust} is no share", "set it to at least 0, below 1"))
-    for name, column in transfer.items():
-        if len(column) != n_cells:
-            cause = f"{len(column)} labels for {n_cells} cells of the reference"
-            raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "give one label for every reference cell"))
 
 
 def _aside(reference: Reference, seed: int) -> np.ndarray:
@@ -172,12 +219,14 @@ def _share_at_least(calibration: np.ndarray, novel: np.ndarray) -> np.ndarray:
 
 
 def _vote(weights: np.ndarray, codes: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The label with most weight in every row, and its share."""
+    """The label with most weight in every row, and its share; `n_labels` and nothing where no neighbour has one."""
     rows = np.repeat(np.arange(len(weights)), weights.shape[1])
-    votes = np.bincount(rows * n_labels + codes.ravel(), weights.ravel(), len(weights) * n_labels)
-    votes = votes.reshape(len(weights), n_labels)
-    best = votes.argmax(axis=1)
-    return best, votes[np.arange(len(best)), best].astype(np.float32)
+    place = rows * (n_labels + 1) + codes.ravel() % (n_labels + 1)  # -1 goes to the last column
+    votes = np.bincount(place, weights.ravel(), len(weights) * (n_labels + 1))
+    votes = votes.reshape(len(weights), n_labels + 1)[:, :n_labels]
+    total, best = votes.sum(axis=1), votes.argmax(axis=1)
+    share = np.divide(votes[np.arange(len(best)), best], total, out=np.zeros(len(best)), where=total > 0)
+    return np.where(total > 0, best, n_labels), share.astype(np.float32)
 
 
 def _finite(points, rows: slice) -> np.ndarray:

@@ -15,7 +15,8 @@ _PROCESS = 165e6  # bytes of a stage that has read nothing
 _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
-_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map")
+_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "extension")
+_PLACED = 2**17  # new cells placed at a time
 
 
 class Size(NamedTuple):
@@ -32,6 +33,7 @@ class Size(NamedTuple):
     n_modes: int = 15
     landmarks: int = 0
     prototypes: int = 384
+    n_reference: int = 0  # cells of a query's reference
 
     @property
     def edges(self) -> int:
@@ -77,9 +79,14 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
     )
 
 
-def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
-    """The size that the published results of earlier stages have; None where they do not say. options: of the stage."""
-    size: dict = {}
+def of_results(
+    results: Mapping[str, Mapping], options: Mapping, borrowed: Mapping[str, Mapping] | None = None
+) -> Size | None:
+    """The size that the published results of earlier stages have; None where they do not say.
+
+    options: of the stage; borrowed: results of a query's reference.
+    """
+    size, borrowed = {}, borrowed or {}
     if "cells" in results:
         cells = results["cells"]
         size = {"n_cells": cells["split"].shape[0], "n_columns": cells["selected"].shape[0]}
@@ -95,6 +102,10 @@ def of_results(results: Mapping[str, Mapping], options: Mapping) -> Size | None:
     if "affinity" in results:
         affinity = results["affinity"]
         size |= {"n_cells": affinity["degrees"].shape[0], "n_edges": affinity["indices"].shape[0]}
+    if "neighbors" in borrowed:
+        size["n_reference"], size["n_neighbors"] = borrowed["neighbors"]["indices"].shape
+    if "diffusion_map" in borrowed:
+        size["n_modes"] = borrowed["diffusion_map"]["eigenvectors"].shape[1]
     for name, field in (
         ("n_neighbors", "n_neighbors"),
         ("n_components", "n_modes"),
@@ -198,6 +209,15 @@ def _deep_diffusion_map(
     return 40 + 10 * rounds, held - _PROCESS, 4 * n * size.n_modes + 2e6, matrix if streams else 0
 
 
+def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    n, row, placed = size.n_reference, size.dimension * size.value_bytes, min(size.n_cells, _PLACED)
+    gathered = n * row + 4e7 if n <= 20_000 else min(2.0**28, 2 * n * row) + 10e6 * threads
+    held = n * (160 + 8 * size.n_modes) + gathered + placed * (60 * size.n_neighbors + 3 * row + 24 * size.n_modes)
+    # Every new cell is compared with a share of the reference, which is divided into lists first.
+    seconds = (7e-11 * size.n_cells * n + 4e-6 * n) * (size.dimension + 100) / 150 + 3e-5 * size.n_cells
+    return seconds, held, size.n_cells * (4 * size.n_modes + 24), n * row if n > 20_000 else 0
+
+
 def _atlas(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     everything = 2.5 * size.n_stored + 12 * size.edges + 8 * size.n_cells * (size.dimension / 2 + size.n_modes + 12)
     return 4e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
@@ -214,6 +234,7 @@ _STAGES: Mapping = {
     "affinity": _affinity,
     "diffusion_map": _diffusion_map,
     "deep_diffusion_map": _deep_diffusion_map,
+    "extension": _extension,
     "atlas": _atlas,
     "report": _report,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heatwalk import forecast
-from heatwalk.config import Plan, memory_bytes, needed
+from heatwalk.config import STAGES, Plan, memory_bytes, needed
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.forecast import Need
 from heatwalk.inputs import open_input
@@ -25,21 +25,31 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
     """
     rows, problems = [], []
     for name, dataset in plan.datasets.items():
-        stages = needed(dataset.stages, dataset.map)
+        stages = needed(dataset)
         if missing_in and all((missing_in / name / stage / "manifest.json").exists() for stage in stages):
             continue
-        options = {stage: plan.options(name, stage) for stage in plan.config if isinstance(plan.config[stage], dict)}
         memory = memory_bytes(plan.config["memory"])
-        row = {key: getattr(dataset, key) for key in ("source", "kind", "layer", "columns")}
         try:
-            with open_input(**row, base=plan.base, roots=plan.roots, memory=memory) as source:
-                size = forecast.of_source(source, dataset.kind, options)
+            size = _size(plan, name, memory)
+            if dataset.reference:
+                known = _size(plan, dataset.reference, memory)
+                # Its graph is that of the reference.
+                size = size._replace(n_reference=known.n_cells, n_neighbors=known.n_neighbors, n_edges=1)
         except BadInput as error:
             problems += error.problems
             continue
         limits = {"threads": threads, "memory": memory, "block_cells": plan.config["block_cells"]}
         rows += [Row(name, stage, size.n_cells, forecast.forecast(stage, size, **limits)) for stage in stages]
     return rows, problems
+
+
+def _size(plan: Plan, name: str, memory: int) -> forecast.Size:
+    """The size of a dataset, by its source."""
+    dataset = plan.datasets[name]
+    options = {stage: plan.options(name, stage) for stage in STAGES}
+    row = {key: getattr(dataset, key) for key in ("source", "kind", "layer", "columns")}
+    with open_input(**row, base=plan.base, roots=plan.roots, memory=memory) as source:
+        return forecast.of_source(source, dataset.kind, options)
 
 
 def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:

@@ -34,6 +34,7 @@ def pca(
     memory: int = 4 * 2**30,
     threads: int | None = None,
     block_cells: int = compute.BLOCK_CELLS,
+    reference: Pca | None = None,
     out: MutableMapping | None = None,
 ) -> Pca:
     """Principal components of the selected, normalised genes by the exact covariance, in row blocks.
@@ -41,9 +42,13 @@ def pca(
         mu = mean(x),  s = standard deviation if `scale` else 1,  C = (X - mu)' (X - mu) / (n - 1) scaled by 1 / (s s')
         C V = V diag(variances),  coordinates = ((X - mu) / s) V
 
+    over the cells that are not held out (split 0), so that the held-out ones stand like cells never seen.
+
     n_components: a number, or "auto": 50 (or as many as there are); points are then passed through unchanged, their
     columns as components. use_rep: the name of an embedding of the input to pass through instead. The entry of largest
     magnitude of every loading is positive. Blocks are summed in order: any number of cores gives the same result.
+    reference: the result for the reference of these cells; its means, scales and loadings are used then, a gene that
+    the query lacks counts as at its mean, and the variances are those of the query's coordinates.
     Raises BadInput for more components than the data has or an unknown embedding, OutOfResources when the covariance
     does not fit in `memory` bytes.
     """
@@ -51,12 +56,15 @@ def pca(
     n_cells = cells.size_factors.shape[0]
     if use_rep or (kind == "points" and n_components == "auto"):
         given = _embedding(cells, use_rep) if use_rep else cells.values
-        return _passed_through(given, n_cells, block_cells, out)
-    selected = np.flatnonzero(np.asarray(cells.selected[:]))
-    n_components = _n_components(n_components, n_cells, len(selected))
+        columns = slice(None) if use_rep or reference is None else np.asarray(cells.reference_columns[:])
+        return _passed_through(given, n_cells, columns, reference, block_cells, out)
+    if reference is not None:
+        return _landed(cells, reference, threads, block_cells, out)
+    selected, train = np.flatnonzero(np.asarray(cells.selected[:])), np.asarray(cells.split[:]) == 0
+    n_components = _n_components(n_components, int(train.sum()), len(selected))
     threads = _threads_that_fit(len(selected), memory, threads or compute.available_threads())
     ranges = compute.blocks(n_cells, _rows_at_once(block_cells, len(selected)))
-    means, covariance = _moments(cells, selected, ranges, threads)
+    means, covariance = _moments(cells, selected, train, ranges, threads)
     deviations = np.sqrt(np.diag(covariance))
     scales = np.where(deviations > 0, deviations, 1.0) if scale else np.ones(len(selected))
     variances, loadings, total = _decompose(covariance / np.outer(scales, scales), n_components)
@@ -108,16 +116,16 @@ def _rows_at_once(block_cells: int, n_genes: int) -> int:
     return int(min(block_cells, max(256, _DENSE_BYTES // (8 * max(n_genes, 1)))))
 
 
-def _moments(cells: Cells, selected: np.ndarray, ranges: list[slice], threads: int | None):
+def _moments(cells: Cells, selected: np.ndarray, train: np.ndarray, ranges: list[slice], threads: int | None):
     """Mean and covariance: centred before squaring, so that large means cost no digits."""
-    n_cells, means = ranges[-1].stop, np.zeros(len(selected))
+    n_cells, means = int(train.sum()), np.zeros(len(selected))
     covariance = np.zeros((len(selected), len(selected)))
 
     def total(rows: slice) -> np.ndarray:
-        return _dense(cells, selected, rows).sum(axis=0)
+        return _dense(cells, selected, rows)[train[rows]].sum(axis=0)
 
     def products(rows: slice) -> np.ndarray:
-        centred = _dense(cells, selected, rows) - means
+        centred = _dense(cells, selected, rows)[train[rows]] - means
         return centred.T @ centred
 
     for part in track(compute.in_order(total, ranges, threads), "pca: means", len(ranges)):
@@ -163,12 +171,32 @@ def _embedding(cells: Cells, use_rep: str):
     return known[use_rep]
 
 
-def _passed_through(given, n_cells: int, block_cells: int, out: MutableMapping) -> Pca:
+def _landed(cells: Cells, reference: Pca, threads: int | None, block_cells: int, out: MutableMapping) -> Pca:
+    """A query's cells on the components of its reference."""
+    columns, means, scales = (np.asarray(a[:]) for a in (cells.reference_columns, reference.means, reference.scales))
+    there, n_cells = columns >= 0, cells.size_factors.shape[0]
+    axes = (np.asarray(reference.loadings[:]) / scales[:, None])[there]
+    coordinates = arrays.make(out, "coordinates", (n_cells, axes.shape[1]), np.float32)
+    ranges, sums, squares = compute.blocks(n_cells, block_cells), 0.0, 0.0
+    projected = _projected(cells, columns[there], means[there], axes, ranges, threads)
+    for rows, values in zip(ranges, track(projected, "pca: projecting", len(ranges)), strict=True):
+        coordinates[rows] = values
+        sums, squares = sums + values.sum(axis=0), squares + (values**2).sum(axis=0)
+    out["variances"] = np.maximum(squares - sums**2 / n_cells, 0) / max(n_cells - 1, 1)
+    out["total_variance"] = np.float64(out["variances"][:].sum())
+    return Pca(out["coordinates"], out["variances"], out["total_variance"])
+
+
+def _passed_through(given, n_cells: int, columns, reference: Pca | None, block_cells: int, out: MutableMapping) -> Pca:
     """An embedding as it is, after a look at its values."""
+    wanted = given.shape[1] if reference is None else reference.coordinates.shape[1]
+    if given.shape[1] != wanted:
+        cause = f"the query has {given.shape[1]} columns there, its reference {wanted}"
+        raise BadInput(Problem("HW-PC-006", "pca: use_rep", cause, "embed both with one model, then run again"))
     coordinates = arrays.make(out, "coordinates", given.shape, np.float32)
     sums, squares = np.zeros(given.shape[1]), np.zeros(given.shape[1])
     for rows in compute.blocks(n_cells, block_cells):
-        values = np.asarray(given[rows], np.float64)
+        values = np.asarray(given[rows], np.float64)[:, columns]
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             cause = (

@@ -71,6 +71,11 @@ def weights(found: exact.Found, graph: Graph) -> np.ndarray:
     return shares / shares.sum(axis=1, keepdims=True)
 
 
+def component_of(found: exact.Found, shares: np.ndarray, graph: Graph) -> np.ndarray:
+    """(point,) the component that the rows' weights are in."""
+    return graph.components[np.take_along_axis(found.names, shares.argmax(axis=1)[:, None], 1)[:, 0]]
+
+
 def n_modes(map_: Any) -> int:
     return (map_.eigenvectors if isinstance(map_, DiffusionMap) else map_.coordinates).shape[1]
 
@@ -79,7 +84,7 @@ def _nystrom(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: c
     vectors, powers = _vectors(reference.map), _powers(reference.map, t - 1)
 
     def place(block: np.ndarray, found: exact.Found, shares: np.ndarray, workers: compute.Workers) -> np.ndarray:
-        own = graph.components[np.take_along_axis(found.names, shares.argmax(axis=1)[:, None], 1)[:, 0]]
+        own = component_of(found, shares, graph)
         return _mixed(shares, found.names, vectors, workers) * powers[own if len(powers) > 1 else 0]
 
     return place
@@ -117,7 +122,7 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: 
     def place(block: np.ndarray, found: exact.Found, shares: np.ndarray, workers: compute.Workers) -> np.ndarray:
         near = search(block, np.full(len(block), -1), workers)
         part = weights(near, few)
-        own = few.components[np.take_along_axis(near.names, part.argmax(axis=1)[:, None], 1)[:, 0]]
+        own = component_of(near, part, few)
         return _mixed(part, near.names, vectors, workers) / shrunk * powers[own if len(powers) > 1 else 0]
 
     return place

@@ -49,9 +49,12 @@ class Job:
         self.seed, self.threads, self.memory = arguments.seed, arguments.threads, arguments.memory
         self.block_cells, self.code, self.scheduler = arguments.block_cells, arguments.code, arguments.scheduler
         self.device = arguments.device
-        self.inputs: dict[str, Path] = {folder.name: folder for folder in arguments.inputs}
+        own = {folder: folder.parent.name == self.dataset for folder in arguments.inputs}
+        self.inputs: dict[str, Path] = {folder.name: folder for folder in own if own[folder]}
+        self.lent: dict[str, Path] = {folder.name: folder for folder in own if not own[folder]}
         self.roots: dict[str, str] = {}
         self.results: dict[str, store.Result] = {}
+        self.borrowed: dict[str, store.Result] = {}
         self.kept = {"request": arguments.request, "fingerprint": arguments.fingerprint}
         self.started = time.time()
 
@@ -61,13 +64,25 @@ class Job:
         self.roots[stage], self.results[stage] = result.root, result
         return result
 
+    def borrow(self) -> dict[str, store.Result]:
+        """The verified results of a query's reference; none of a dataset that is no query."""
+        for stage, folder in self.lent.items():
+            self.borrowed[stage] = store.read(folder)
+            self.roots[f"{folder.parent.name}/{stage}"] = self.borrowed[stage].root
+        return self.borrowed
+
+    def reference(self, kind: type):
+        """A query's reference as the result type of its stage; None of a dataset that is no query."""
+        results = self.borrow()
+        return kind(**results[kind.__name__.lower()]) if results else None
+
     def create(self, source=None) -> Draft:
         """A draft of the result, unless what the stage will need is more than it may use.
 
         source: the opened input of the first stage, which has no earlier results to tell its size.
         """
         if source is None:
-            size = forecast.of_results(self.results, self.options)
+            size = forecast.of_results(self.results, self.options, self.borrowed)
         else:
             size = forecast.of_source(source, self.source["kind"], {"cells": self.options, **_FIRST_STAGE})
         if size:
@@ -154,7 +169,7 @@ def _existing(path: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="One stage of the heatwalk workflow; called by its rule.")
     parser.add_argument("--result", type=_folder, required=True, help="results/DATASET/STAGE/manifest.json to publish")
-    parser.add_argument("--inputs", type=_folder, nargs="+", default=[], help="manifests of earlier stages")
+    parser.add_argument("--inputs", type=_folder, nargs="*", default=[], help="manifests of earlier stages")
     parser.add_argument("--options", type=json.loads, default={}, help="options of the stage, JSON")
     parser.add_argument("--source", type=json.loads, default={}, help="row of datasets.tsv, JSON")
     parser.add_argument("--base", type=Path, default=Path(), help="folder that a relative source is in")

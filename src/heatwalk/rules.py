@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import DEPENDS, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
+from heatwalk.config import SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -43,7 +43,7 @@ class Rules(Plan):
 
         Were only the last ones named, Snakemake would not remake one in between that somebody deleted.
         """
-        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row.stages, row.map))
+        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row))
         return [f"results/{name}/{stage}/manifest.json" for name, stage in wanted]
 
     def source_files(self, wildcards) -> list[str]:
@@ -63,7 +63,7 @@ class Rules(Plan):
         """The row of a dataset as the stage `cells` takes it, JSON."""
         row = self._row(wildcards)
         chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
-        return json.dumps({**chosen, "space": row.space}, sort_keys=True)
+        return json.dumps({**chosen, "space": row.space, "reference": row.reference}, sort_keys=True)
 
     def options_of(self, stage: str):
         """Options of a stage as JSON: a changed option reruns exactly the stages that use it."""
@@ -88,8 +88,10 @@ class Rules(Plan):
             wanted |= {"seed": self.seed} if stage in SEEDED else {}
             wanted |= json.loads(self.source(wildcards)) if stage == "cells" else {}
             parameters, inputs = manifest.get("parameters", {}), manifest.get("inputs", {})
-            made_from = depends(stage, self._row(wildcards).map)
-            roots = {name: store.read_json(folder.parent / name / "manifest.json") or {} for name in made_from}
+            made_from = {name: folder.parent / name for name in depends(stage, self._row(wildcards))}
+            borrowed = self.borrowed(wildcards.dataset, stage)
+            made_from |= {"/".join(names): folder.parents[1].joinpath(*names) for names in borrowed}
+            roots = {name: store.read_json(path / "manifest.json") or {} for name, path in made_from.items()}
             current = (
                 manifest.get("code") == self.code(stage)
                 and all(name in parameters and parameters[name] == wanted[name] for name in wanted)
@@ -102,11 +104,13 @@ class Rules(Plan):
         return value
 
     def inputs(self, stage: str):
-        """The manifests of what a stage is made from, by name, where that differs from dataset to dataset."""
+        """The manifests of what a stage is made from, by name; those of a query's reference together."""
 
-        def named(wildcards) -> dict[str, str]:
-            made_from = depends(stage, self._row(wildcards).map)
-            return {name: f"results/{wildcards.dataset}/{name}/manifest.json" for name in made_from}
+        def named(wildcards) -> dict[str, str | list[str]]:
+            made_from = depends(stage, self._row(wildcards))
+            own = {name: f"results/{wildcards.dataset}/{name}/manifest.json" for name in made_from}
+            borrowed = self.borrowed(wildcards.dataset, stage)
+            return own | {"reference": [f"results/{name}/{other}/manifest.json" for name, other in borrowed]}
 
         return named
 
@@ -124,7 +128,8 @@ class Rules(Plan):
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         machine += " --scheduler {resources.scheduler:q}" if stage in SCHEDULED else ""
         machine += " --device {resources.device:q}" if stage == "neighbors" else ""
-        given = " --inputs {input:q}" if DEPENDS[stage] else ""
+        # Sources are no results.
+        given = " --inputs {input.reference:q}" if stage == "cells" else " --inputs {input:q}"
         return f"{fixed} {options} {machine}{given}"
 
     @property

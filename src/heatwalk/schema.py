@@ -2,7 +2,7 @@
 
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
-training), `decile`, `byte`.
+training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference).
 """
 
 from typing import NamedTuple
@@ -33,6 +33,9 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "item_shape": Array(("axis",), "i", "Shape of one item: (gene,) for tables, (height, width) for images."),
         "logarithm": Array((), "b", "Whether log1p is applied to the normalised values."),
         "removed": Array(("reason",), "table", "How many cells each quality threshold removed."),
+        "reference_columns": Array(
+            ("reference_gene",), "i", "Of a query: column of every selected gene of its reference, -1 where absent."
+        ),
     },
     "pca": {
         "coordinates": Array(("cell", "component"), "f", "Coordinates of every cell in the representation."),
@@ -88,6 +91,14 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "excess": Array((), "f", "Loss beyond the least that so many components can have."),
         "weights": Array(("byte",), "u", "The network's weights as safetensors."),
         "description": Array(("byte",), "u", "What the network is, JSON."),
+    },
+    "extension": {
+        "coordinates": Array(("cell", "mode"), "f", "Coordinates in the map of the reference."),
+        "trust": Array(("cell",), "f", "Share of the reference's held-out cells that are at least as novel."),
+        "novelty": Array(("cell",), "f", "How far a cell is from the reference, in the logarithm of distances there."),
+        "component": Array(("cell",), "i", "Component of the reference's graph that a cell landed in."),
+        "labels": Array(("cell",), "table", "Labels carried over from the reference; `unassigned` below min_trust."),
+        "probability": Array(("cell",), "table", "Share of the kernel that has the label."),
     },
     "atlas": {},
     "report": {},

@@ -23,3 +23,30 @@ rule deep_diffusion_map:
         seed=heatwalk_rules.seed,
     shell:
         heatwalk_rules.command("deep_diffusion_map") + " --seed {params.seed}"
+
+
+rule extension:
+    input:
+        unpack(heatwalk_rules.inputs("extension")),
+    output:
+        update("results/{dataset}/extension/manifest.json"),
+    log:
+        "logs/{dataset}/extension.log",
+    benchmark:
+        "logs/{dataset}/extension.benchmark.tsv"
+    conda:
+        "../../envs/neural.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+        scheduler=heatwalk_rules.scheduler,
+    params:
+        options=heatwalk_rules.options_of("extension"),
+        code=heatwalk_rules.code("extension"),
+        request=heatwalk_rules.request("extension"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("extension") + " --seed {params.seed}"

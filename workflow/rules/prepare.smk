@@ -1,5 +1,6 @@
 rule cells:
     input:
+        unpack(heatwalk_rules.inputs("cells")),
         source=heatwalk_rules.source_files,
     output:
         update("results/{dataset}/cells/manifest.json"),
@@ -30,7 +31,7 @@ rule cells:
 
 rule pca:
     input:
-        cells="results/{dataset}/cells/manifest.json",
+        unpack(heatwalk_rules.inputs("pca")),
     output:
         update("results/{dataset}/pca/manifest.json"),
     log:

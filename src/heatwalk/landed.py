@@ -1,0 +1,169 @@
+"""The report of a query: its cells over the map of the reference, how far they can be trusted, and their labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from heatwalk import compared, evidence, page, pictures
+from heatwalk.errors import first_few
+from heatwalk.evidence import Concern
+from heatwalk.extension import NO_LABEL
+from heatwalk.pictures import Column
+from heatwalk.progress import log, track
+
+_FIGURES, _GROUPINGS, _GROUPS = 6, 3, 40  # of a page, tables, and rows of a table
+_BEHIND = 20_000  # cells of the reference drawn in grey
+_FEW_TRUSTED, _FEW_GENES, _REMOVED = 0.8, 0.95, 0.2  # shares that a reader should know of
+
+
+def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str, color_by: Sequence[str]) -> dict:
+    """What the page of a query shows."""
+    obs, placed = results["cells"]["obs"], results["extension"]
+    trust, component = (np.asarray(placed[name][:]) for name in ("trust", "component"))
+    columns = [column for name in obs.columns if (column := evidence.column(str(name), obs[name])) is not None]
+    chosen, unknown = evidence.choose(columns, [str(name) for name in obs.columns], color_by)
+    carried = [_carried(name, placed["labels"][name]) for name in placed["labels"]]
+    first = pictures.coloured(Column("trust", values=trust.astype(np.float64)))._replace(scale=(0.0, 1.0, False))
+    drawn = [first, *carried, *chosen][:_FIGURES]
+    cells = page.cells(results, obs)
+    name = next(key.partition("/")[0] for key in placed.manifest["inputs"] if "/" in key)
+    least = float(placed.manifest["parameters"]["min_trust"])
+    genes = np.asarray(results["cells"]["reference_columns"][:]) >= 0
+    trusted = float((trust >= least).mean())
+    header = {
+        "cells": len(trust),
+        "genes": (int(genes.sum()), len(genes)),
+        "modes": placed["coordinates"].shape[1],
+        "trusted": trusted,
+        "date": _date(results),
+        "verdict": f"{trusted:.1%} of the cells have a trust of at least {least:g}; of cells like those of {name} "
+        f"{1 - least:.0%} would.",
+    }
+    about = {"reference": name, "least": least, "features": "genes" if cells["sparse"] else "features"}
+    return {
+        "dataset": dataset,
+        "header": header,
+        "warnings": _concerns(header, cells, unknown, about),
+        "map": _map(results, reference, drawn, component),
+        "landed": {
+            **about,
+            "chart": pictures.histogram(trust, "trust", "Histogram of the trust of the cells."),
+            "groups": _groups([*carried, *chosen], trust >= least),
+            "labels": [_labels(obs, placed, label) for label in placed["labels"]],
+            "t": _time(results),
+            "elsewhere": int((component > 0).sum()),
+        },
+        **dict.fromkeys(("spectrum", "network", "graph", "representation")),
+        "cells": cells,
+        "stages": page.stages(results),
+        "totals": page.totals(results),
+        "where": page.where(results),
+        "features": about["features"],
+        "box": pictures,
+    }
+
+
+def _date(results) -> str | None:
+    started = [run["started"] for stage in results if (run := results[stage].run or {}).get("started")]
+    return page.date(max(started)) if started else None
+
+
+def _time(results) -> float:
+    return float(results["extension"].manifest["parameters"]["t"])
+
+
+def _carried(name: str, labels) -> Column:
+    """Labels carried over, with the cells that have none in grey."""
+    codes = labels.cat.codes.to_numpy().astype(np.int32)
+    levels = tuple(str(level) for level in labels.cat.categories[:-1])
+    codes[codes == len(levels)] = -1
+    return pictures.coloured(Column(f"{name}, carried over", levels, codes))
+
+
+def _map(results, reference, columns: list[Column], component: np.ndarray) -> dict:
+    """The query's cells that landed in the largest piece, over some of the reference's, for every column."""
+    log.info("report: drawing %d cells over the reference", len(component))
+    placed, modes = results["extension"], min(3, results["extension"]["coordinates"].shape[1])
+    t, own = _time(results), np.flatnonzero(component == 0)
+    places = compared.exact if "diffusion_map" in reference else compared.learnt
+    behind = places(reference, modes, t)[np.asarray(reference["affinity"]["components"][:]) == 0]
+    behind = behind[np.sort(np.random.default_rng(0).permutation(len(behind))[:_BEHIND])]
+    over = np.asarray(placed["coordinates"][:], np.float64)[own, :modes]
+    points = np.concatenate([behind, over])
+    views = [(0, 1), (0, 2), (1, 2)] if modes == 3 else [(0, 1)][: modes - 1] or [(0, None)]
+    figures = []
+    for column in track(columns, "report: drawing", len(columns)):
+        mine = column.of(own)
+        drawn = [
+            page.draw(points, _with_grey(mine, len(behind)), view, 900 if not place else 460)
+            for place, view in enumerate(views)
+        ]
+        keys = pictures.legend(mine) if mine.levels else []
+        grey = 0 if mine.levels else int(np.isnan(mine.values).sum())
+        figures.append({"all": column, "column": mine, "pictures": drawn, "keys": keys, "grey": grey})
+    return {
+        "figures": figures,
+        "small": [],
+        "ramp": pictures.ramp(24),
+        "t": t,
+        "drawn": len(own),
+        "behind": len(behind),
+        "blended": len(points) > pictures.POINTS_UP_TO,
+    }
+
+
+def _with_grey(column: Column, n_behind: int) -> Column:
+    """The column with so many cells before it that nothing is known of."""
+    if column.levels:
+        return column._replace(codes=np.concatenate([np.full(n_behind, -1, np.int32), column.codes]))
+    return column._replace(values=np.concatenate([np.full(n_behind, np.nan), column.values]))
+
+
+def _groups(columns: list[Column], trusted: np.ndarray) -> list[tuple[str, list[tuple[str, int, float]]]]:
+    """For the first columns with levels: every level, its cells, and the share of them that is trusted."""
+    tables = []
+    for column in [column for column in columns if column.levels][:_GROUPINGS]:
+        counts = pictures.sizes(column)
+        good = np.bincount(column.codes[trusted & (column.codes >= 0)], minlength=len(counts))
+        order = [level for level in np.argsort(-counts, kind="stable")[:_GROUPS] if counts[level]]
+        rows = [(column.levels[level], int(counts[level]), float(good[level] / counts[level])) for level in order]
+        tables.append((column.name, rows))
+    return tables
+
+
+def _labels(obs, placed, name: str) -> dict:
+    """How many cells took which label, how surely, and how often it is what the query says itself."""
+    labels, probability = placed["labels"][name], placed["probability"][name].to_numpy()
+    given = labels.astype(str).to_numpy()
+    rows = [
+        (str(level), int(count), None if level == NO_LABEL else float(probability[given == str(level)].mean()))
+        for level, count in labels.value_counts().items()
+        if count
+    ]
+    has = given != NO_LABEL
+    agreed = None
+    if name in obs and has.any():
+        agreed = float((obs[name].astype(str).to_numpy()[has] == given[has]).mean())
+    return {"name": name, "rows": rows[:_GROUPS], "left": max(len(rows) - _GROUPS, 0), "agreed": agreed}
+
+
+def _concerns(header: dict, cells: dict, unknown: list[str], about: dict) -> list[Concern]:
+    found, (there, wanted) = [], header["genes"]
+    if header["trusted"] < _FEW_TRUSTED:
+        text = f"Only {header['trusted']:.0%} of the cells are covered by {about['reference']}."
+        remedy = "Places and labels of the others mean little. The table by group says which they are: a whole sample "
+        remedy += "points to a batch effect, a cell type to one that the reference lacks."
+        found.append(Concern(text, remedy))
+    if there < _FEW_GENES * wanted:
+        text = (
+            f"{wanted - there:,} of the {wanted:,} {about['features']} that the reference was made from are not there."
+        )
+        found.append(Concern(text, "They count as at their mean. Use a source that has them, if there is one."))
+    if cells["share"] > _REMOVED:
+        text = f"Quality control removed {cells['share']:.0%} of the cells ({cells['gone']:,})."
+        found.append(Concern(text, "Look at the histograms under Cells; loosen the threshold that removed most."))
+    if unknown:
+        remedy = f"Ask for columns of obs that have at least two values: {first_few(cells['columns'], 8)}."
+        found.append(Concern(f"Asked to colour by {first_few(unknown)}, which cannot be drawn.", remedy))
+    return found
