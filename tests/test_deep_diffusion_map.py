@@ -80,7 +80,7 @@ def test_new_points_land_where_the_joint_map_has_them(trained):
     assert hw.distance_error(placed.coordinates.astype(float), joint)[1] < 0.03
     np.testing.assert_array_equal(placed.coordinates, networks.applied(found.network, new))
     with pytest.raises(hw.BadInput, match="HW-EX-002 method: 'nystrom' cannot use a DeepDiffusionMap"):
-        hw.extension(reference, new)
+        hw.extension(reference, new, method="nystrom")
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -87,3 +87,13 @@ def test_features_that_are_alike_are_no_trouble():
     found, _ = ritz(aff, features, 2, 1)
     assert np.abs(found.coefficients).max() < 1e3
     assert (found.values > 0).all()
+
+
+def test_single_precision_chooses_the_same_space():
+    points, aff = graph()
+    rng = np.random.default_rng(3)
+    features = np.tanh(0.02 * points @ rng.standard_normal((3, 40)) + rng.standard_normal(40))  # nearly linear: alike
+    (double, _), (single, place) = (ritz(aff, values, 3, 2) for values in (features, features.astype(np.float32)))
+    np.testing.assert_allclose(single.values, double.values, rtol=1e-3)
+    target, _ = dense(aff, 2)
+    np.testing.assert_allclose(single.mapped[place], target @ single.vectors[place], atol=1e-12)

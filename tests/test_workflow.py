@@ -111,12 +111,25 @@ def test_a_config_that_says_nothing_is_as_good_as_none(tmp_path):
     assert stages_to_run(folder) == set(STAGES)
 
 
+ROWS = "name\tsource\tkind\tmap\treference\n"
+QUERY = ("cells", "pca", "extension", "atlas", "report")
+
+
+def jobs(folder, *arguments) -> set[str]:
+    """dataset/stage of every job of a dry run."""
+    dry = snakemake(folder, "-n", "--cores", "1", *arguments)
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    return {line.split("results/")[1].split("/manifest")[0] for line in dry.stdout.splitlines() if "(update)" in line}
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """A dataset with a network."""
+    """A dataset with a network beside its map, one with a network alone, and a query that lands in that."""
     options = OPTIONS + "deep_diffusion_map: {n_components: 4, rounds: 1, prototypes: 30}\n"
     folder = prepare(tmp_path_factory.mktemp("network") / "both", options)
-    (folder / "config" / "datasets.tsv").write_text("name\tsource\tkind\tmap\ntoy\ttoy.h5ad\tcounts\tboth\n")
+    write_counts(folder / "config" / "new.h5ad", n_cells=60, seed=1)
+    rows = ("toy\ttoy.h5ad\tcounts\tboth\t", "alone\ttoy.h5ad\tcounts\tneural\t", "new\tnew.h5ad\tcounts\t\talone")
+    (folder / "config" / "datasets.tsv").write_text(ROWS + "\n".join(rows) + "\n")
     done = heatwalk(folder, "run", "--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -141,23 +154,12 @@ def test_a_network_stands_beside_the_map_in_atlas_and_report(both, finished):
 
 
 def test_an_option_of_the_network_reruns_it_and_what_shows_it(both):
-    assert stages_to_run(both) == set()
+    assert jobs(both) == set()
     changed = both / "changed.yaml"
     changed.write_text("deep_diffusion_map: {t: 2, n_components: 4, rounds: 1, prototypes: 30}\n")
-    dry = snakemake(both, "-n", "--cores", "1", "--configfile", "config/config.yaml", str(changed)).stdout
-    ran = {line.split("results/")[1].split("/manifest")[0] for line in dry.splitlines() if "(update)" in line}
-    assert ran == {"toy/deep_diffusion_map", "toy/atlas", "toy/report"}
-
-
-ROWS = "name\tsource\tkind\tmap\treference\n"
-QUERY = ("cells", "pca", "extension", "atlas", "report")
-
-
-def jobs(folder, *arguments) -> set[str]:
-    """dataset/stage of every job of a dry run."""
-    dry = snakemake(folder, "-n", "--cores", "1", *arguments)
-    assert dry.returncode == 0, dry.stdout + dry.stderr
-    return {line.split("results/")[1].split("/manifest")[0] for line in dry.stdout.splitlines() if "(update)" in line}
+    ran = jobs(both, "--configfile", "config/config.yaml", str(changed))
+    shown = {f"{name}/{stage}" for name in ("toy", "alone") for stage in ("deep_diffusion_map", "atlas", "report")}
+    assert ran == shown | {"new/extension", "new/atlas", "new/report"}
 
 
 @pytest.fixture(scope="module")
@@ -238,21 +240,16 @@ def test_a_query_that_does_not_fit_ends_with_2_and_the_reference_stands(asked, t
     assert manifest(folder, "extension", "new") == manifest(asked, "extension", "new")
 
 
-def test_a_network_alone_makes_the_map_and_places_the_query(tmp_path):
-    options = OPTIONS + "deep_diffusion_map: {n_components: 4, rounds: 1, prototypes: 30}\n"
-    folder = prepare(tmp_path / "neural", options)
-    write_counts(folder / "config" / "new.h5ad", n_cells=60, seed=1)
-    rows = ROWS + "toy\ttoy.h5ad\tcounts\tneural\t\nnew\tnew.h5ad\tcounts\t\ttoy\n"
-    (folder / "config" / "datasets.tsv").write_text(rows)
-    done = heatwalk(folder, "run", "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not (folder / "results" / "toy" / "diffusion_map").exists()
-    atlases = [anndata.read_h5ad(folder / "results" / name / "atlas" / "atlas.h5ad") for name in ("toy", "new")]
+def test_a_network_alone_makes_the_map_and_places_a_query(both):
+    results = both / "results"
+    assert not (results / "alone" / "diffusion_map").exists()
+    atlases = [anndata.read_h5ad(results / name / "atlas" / "atlas.h5ad") for name in ("alone", "new")]
     assert all(set(atlas.obsm) == {"X_pca", "X_deep_diffusion_map"} for atlas in atlases)
-    page = (folder / "results" / "toy" / "report" / "report.html").read_text()
+    with_map = anndata.read_h5ad(results / "toy" / "atlas" / "atlas.h5ad").obsm["X_deep_diffusion_map"]
+    np.testing.assert_array_equal(atlases[0].obsm["X_deep_diffusion_map"], with_map)
+    page = (results / "alone" / "report" / "report.html").read_text()
     assert "by a network alone" in page
     assert "A network stands for the pairs here" in page
-    assert jobs(folder) == set()
 
 
 AFTER = {stage: set(STAGES[STAGES.index(stage) :]) for stage in STAGES}

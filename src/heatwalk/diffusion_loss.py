@@ -7,6 +7,8 @@ from torch import nn
 
 from heatwalk.errors import BadInput, Problem
 
+_FULL = 0.1  # share of entries from which sparse rows are slower than plain ones
+
 
 class DiffusionLoss(nn.Module):
     """How far the inner products of outputs are from those of diffusion coordinates at time t, on a batch of cells.
@@ -15,8 +17,9 @@ class DiffusionLoss(nn.Module):
         T_BB = (A^t e_B)' (A^t e_B) - sqrt(pi_B) sqrt(pi_B)'        for the cells B of a batch
 
     N^2 makes it of order 1: pi is about 1/N. Of a graph in pieces the trivial vector of each is taken out. A batch
-    costs t sparse products with as many columns as it has cells, and N numbers for each of them in memory. The loss is
-    added to another one, times a factor: `loss = reconstruction + 0.1 * diffusion(latent, rows)`.
+    costs t sparse products with as many rows as it has cells; what a walk of t steps reaches is held, up to N numbers
+    for each of them. The loss is added to another one, times a factor:
+    `loss = reconstruction + 0.1 * diffusion(latent, rows)`.
     Source: Garcia-Heredia, Fernandez, Alaiz, Deep diffusion maps, arXiv 2505.06087.
     """
 
@@ -37,12 +40,15 @@ class DiffusionLoss(nn.Module):
 
     def target(self, rows: np.ndarray) -> np.ndarray:
         """(batch, batch) T of some cells."""
-        columns = np.zeros((self.n_cells, len(rows)))
-        columns[rows, np.arange(len(rows))] = 1
-        for _ in range(self.t):
-            columns = self.conjugate @ columns
+        reached = self.conjugate[rows]  # A is symmetric: a row is a column
+        for _ in range(self.t - 1):
+            reached = reached @ self.conjugate
+            if scipy.sparse.issparse(reached) and reached.nnz > _FULL * np.prod(reached.shape):
+                reached = reached.toarray()
+        inner = reached @ reached.T
+        inner = inner.toarray() if scipy.sparse.issparse(inner) else inner
         trivial = np.where(self.pieces[rows][:, None] == self.pieces[rows], 1.0, 0.0)
-        return columns.T @ columns - trivial * np.outer(self.trivial[rows], self.trivial[rows])
+        return inner - trivial * np.outer(self.trivial[rows], self.trivial[rows])
 
     def forward(self, outputs: torch.Tensor, rows) -> torch.Tensor:
         """outputs: (batch, dimension) of the cells `rows` of the affinity."""

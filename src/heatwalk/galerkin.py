@@ -104,12 +104,16 @@ def whitened(features: np.ndarray, operator: Walk, cut: float) -> np.ndarray:
     return vectors[:, kept] / np.sqrt(sizes[kept])
 
 
-def combined(features: np.ndarray, coefficients: np.ndarray, operator: Walk) -> np.ndarray:
-    """sqrt(pi) * features coefficients, (position, column) float64."""
-    root, result = operator.root, np.empty((len(features), coefficients.shape[1]))
+def combined(features: np.ndarray, coefficients: np.ndarray, operator: Walk, kind=np.float64) -> np.ndarray:
+    """sqrt(pi) * features coefficients, (position, column) float64; kind: the precision of the sums."""
+    root, result, coefficients = (
+        operator.root,
+        np.empty((len(features), coefficients.shape[1])),
+        coefficients.astype(kind),
+    )
 
     def made(rows: slice) -> None:
-        result[rows] = (features[rows].astype(np.float64) @ coefficients) * root[rows, None]
+        result[rows] = (features[rows].astype(kind, copy=False) @ coefficients) * root[rows, None]
 
     for _ in operator.workers.in_order(made, compute.blocks(len(features), _ROWS)):
         pass
@@ -117,13 +121,17 @@ def combined(features: np.ndarray, coefficients: np.ndarray, operator: Walk) -> 
 
 
 def _first(features: np.ndarray, basis: np.ndarray, operator: Walk) -> np.ndarray:
-    """Eigenvectors of B'Q'A Q B, largest magnitude first."""
-    root, parts = operator.root, []
+    """Eigenvectors of B'Q'A Q B, largest magnitude first, in the precision of the features.
+
+    It is where most time goes, and chooses a space only: what is kept of it is multiplied again, in double precision.
+    """
+    root, parts, kind = operator.root, [], features.dtype
     for columns in compute.blocks(basis.shape[1], _GROUP):
-        mapped = operator.times(combined(features, basis[:, columns], operator))
+        mapped = operator.times(combined(features, basis[:, columns], operator, kind))
 
         def products(rows: slice, mapped=mapped) -> np.ndarray:
-            return features[rows].astype(np.float64).T @ (mapped[rows] * root[rows, None])
+            product = features[rows].T @ (mapped[rows] * root[rows, None]).astype(kind)
+            return product.astype(np.float64)
 
         parts.append(basis.T @ sum(operator.workers.in_order(products, compute.blocks(len(features), _ROWS))))
     cross = np.concatenate(parts, axis=1)

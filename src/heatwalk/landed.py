@@ -51,7 +51,7 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
             "chart": pictures.histogram(trust, "trust", "Histogram of the trust of the cells."),
             "groups": _groups([*carried, *chosen], trust >= least),
             "labels": [_labels(obs, placed, label) for label in placed["labels"]],
-            "t": _time(results),
+            "t": _time(results, reference),
             "elsewhere": int((component > 0).sum()),
         },
         **dict.fromkeys(("spectrum", "network", "graph", "representation")),
@@ -69,8 +69,10 @@ def _date(results) -> str | None:
     return page.date(max(started)) if started else None
 
 
-def _time(results) -> float:
-    return float(results["extension"].manifest["parameters"]["t"])
+def _time(results, reference) -> float:
+    """A network has a t of its own."""
+    stage = results["extension"] if "diffusion_map" in reference else reference["deep_diffusion_map"]
+    return float(stage.manifest["parameters"]["t"])
 
 
 def _carried(name: str, labels) -> Column:
@@ -85,7 +87,7 @@ def _map(results, reference, columns: list[Column], component: np.ndarray) -> di
     """The query's cells that landed in the largest piece, over some of the reference's, for every column."""
     log.info("report: drawing %d cells over the reference", len(component))
     placed, modes = results["extension"], min(3, results["extension"]["coordinates"].shape[1])
-    t, own = _time(results), np.flatnonzero(component == 0)
+    t, own = _time(results, reference), np.flatnonzero(component == 0)
     places = compared.exact if "diffusion_map" in reference else compared.learnt
     behind = places(reference, modes, t)[np.asarray(reference["affinity"]["components"][:]) == 0]
     behind = behind[np.sort(np.random.default_rng(0).permutation(len(behind))[:_BEHIND])]

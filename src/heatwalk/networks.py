@@ -71,8 +71,11 @@ class Network(nn.Module):
 
     def _nearness(self, flat: torch.Tensor) -> torch.Tensor:
         """Softmax over the prototypes, times their root: entries of about one where a few of them share an item."""
-        squares = (flat * flat).sum(1, keepdim=True) - 2 * flat @ self.places.T + (self.places**2).sum(1)
-        logits = self.biases - squares.clamp_min(0) * torch.exp(-2 * self.log_widths) / 2
+        # |x - c|^2 / (2 s^2) as one product with (x, |x|^2): every further pass over (item, prototype) takes as long.
+        sharpness = torch.exp(-2 * self.log_widths)
+        known = torch.cat([flat, (flat * flat).sum(1, keepdim=True)], 1)
+        matrix = torch.cat([self.places * sharpness[:, None], -sharpness[:, None] / 2], 1)
+        logits = torch.addmm(self.biases - (self.places**2).sum(1) * sharpness / 2, known, matrix.T)
         return torch.softmax(logits, 1) * self.description.prototypes**0.5
 
 
