@@ -27,6 +27,14 @@ def test_the_loss_is_that_of_all_pairs_times_the_square_of_the_cells():
     assert DiffusionLoss(aff, 2)(outputs, np.arange(80)).item() == pytest.approx(expected)
 
 
+def test_the_mean_over_all_batches_is_the_loss_of_all_pairs():
+    _, aff = graph(n_cells=80)
+    outputs = torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    loss, pairs = DiffusionLoss(aff, 2), [(i, j) for i in range(80) for j in range(i)]
+    mean = np.mean([loss(outputs[list(rows)], list(rows)).item() for rows in pairs])
+    assert mean == pytest.approx(loss(outputs, np.arange(80)).item())
+
+
 def test_diffusion_coordinates_reach_the_least_loss():
     _, aff = graph()
     found = hw.diffusion_map(aff, n_components=3)

@@ -13,12 +13,14 @@ _FULL = 0.1  # share of entries from which sparse rows are slower than plain one
 class DiffusionLoss(nn.Module):
     """How far the inner products of outputs are from those of diffusion coordinates at time t, on a batch of cells.
 
-        loss = N^2 mean_ij ( sqrt(pi_i pi_j) f_i.f_j - T_ij )^2,    T = A^2t - sqrt(pi) sqrt(pi)'
-        T_BB = (A^t e_B)' (A^t e_B) - sqrt(pi_B) sqrt(pi_B)'        for the cells B of a batch
+        loss = sum_ij w_ij ( sqrt(pi_i pi_j) f_i.f_j - T_ij )^2,    T = A^2t - sqrt(pi) sqrt(pi)'
+        w_ij = N (N - 1) / (B (B - 1)) for i /= j,  w_ii = N / B;   of order 1, as pi is about 1/N
+        T_BB = (A^t e_B)' (A^t e_B) - sqrt(pi_B) sqrt(pi_B)'        for the B cells of a batch
 
-    N^2 makes it of order 1: pi is about 1/N. Of a graph in pieces the trivial vector of each is taken out. A batch
-    costs t sparse products with as many rows as it has cells; what a walk of t steps reaches is held, up to N numbers
-    for each of them. The loss is added to another one, times a factor:
+    With these weights the mean over random batches is the loss of all N cells; with equal ones the diagonal, which no
+    few components can reach, would count N / B times. Of a graph in pieces the trivial vector of each is taken out. A
+    batch costs t sparse products with as many rows as it has cells; what a walk of t steps reaches is held, up to N
+    numbers for each of them. The loss is added to another one, times a factor:
     `loss = reconstruction + 0.1 * diffusion(latent, rows)`.
     Source: Garcia-Heredia, Fernandez, Alaiz, Deep diffusion maps, arXiv 2505.06087.
     """
@@ -59,4 +61,6 @@ class DiffusionLoss(nn.Module):
         root = self.root[rows].to(outputs)
         target = torch.from_numpy(self.target(rows)).to(outputs)
         scaled = outputs * root[:, None]
-        return self.n_cells**2 * ((scaled @ scaled.T - target) ** 2).mean()
+        errors, n, b = (scaled @ scaled.T - target) ** 2, self.n_cells, len(rows)
+        own, all_ = errors.diagonal().sum(), errors.sum()
+        return n / b * own + n * (n - 1) / (b * max(b - 1, 1)) * (all_ - own)

@@ -48,8 +48,8 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
         "map": _map(results, reference, drawn, component),
         "landed": {
             **about,
-            "chart": pictures.histogram(trust, "trust", "Histogram of the trust of the cells."),
-            "groups": _groups([*carried, *chosen], trust >= least),
+            "chart": pictures.histogram(trust, "trust", "Histogram of the trust of the cells.", ends=(0.0, 1.0)),
+            "groups": _groups(chosen, trust >= least),
             "labels": [_labels(obs, placed, label) for label in placed["labels"]],
             "t": _time(results, reference),
             "elsewhere": int((component > 0).sum()),

@@ -314,14 +314,16 @@ def _rounded(value: float) -> float:
     return round(value, 12) if abs(value) > 1e-9 else value
 
 
-def histogram(values: np.ndarray, x_label: str, about: str, *, y_label: str = "cells") -> Chart | None:
-    """How many cells have which value; in powers of ten where the values span more than a factor of 50."""
+def histogram(
+    values: np.ndarray, x_label: str, about: str, *, y_label: str = "cells", ends: tuple[float, float] | None = None
+) -> Chart | None:
+    """How many cells have which value; in powers of ten where they span a factor of 50, unless ends are given."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return None
-    low, high = float(values.min()), float(values.max())
-    logarithmic = low > 0 and np.percentile(values, 99.5) / np.percentile(values, 0.5) > 50
+    low, high = ends or (float(values.min()), float(values.max()))
+    logarithmic = not ends and low > 0 and np.percentile(values, 99.5) / np.percentile(values, 0.5) > 50
     if low == high:
         low, high = low - 0.5, high + 0.5
     whole = not logarithmic and (values == np.round(values)).all() and high - low <= 60
