@@ -57,3 +57,34 @@ def test_a_device_that_is_not_there_is_no_silent_cpu(device):
 def test_lists_are_not_searched_on_the_gpu_and_that_is_said():
     with pytest.raises(BadInput, match="HW-NB-007 method: inverted_lists are searched on the CPU, device is 'cuda'"):
         hw.neighbors(cloud(100, 3), method="inverted_lists", device="cuda")
+
+
+@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_network_trained_elsewhere_is_as_good(device, together):
+    from heatwalk import training
+    from heatwalk.conjugate import conjugate
+
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 600)
+    points = np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle)]).astype(np.float32)
+    affinity = hw.affinity(points, hw.neighbors(points, n_neighbors=20))
+    described = training.description(points.shape, "auto", 4, 60, 1)
+    found = []
+    for where in ("cpu", device):
+        with compute.workers("threads", 2) as workers:
+            matrix = conjugate(affinity, held=True, band_edges=len(affinity.indices), workers=workers)
+            options = {"rounds": 1, "seed": 0, "together": together, "checkpoint": None, "workers": workers}
+            trained = training.trained(points[matrix.order], matrix, described, **options, device=where)
+        assert trained.network.linear.weight.device.type == "cpu"
+        found.append(trained.energy)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_stage_trains_on_the_gpu():
+    points = cloud(3000, 5)
+    affinity = hw.affinity(points, hw.neighbors(points))
+    there, here = (hw.deep_diffusion_map(points, affinity, n_components=3, rounds=2, device=d) for d in ("cuda", "cpu"))
+    np.testing.assert_allclose(there.eigenvalues, here.eigenvalues, rtol=1e-3)
+    assert abs(there.error - here.error) < 0.01

@@ -52,6 +52,7 @@ INHERITED = {
 }
 SEEDED = ("cells", "neighbors", "diffusion_map", "deep_diffusion_map", "extension")  # stages that draw random numbers
 SCHEDULED = ("neighbors", "affinity", "diffusion_map", "extension")  # stages whose blocks Dask's workers may compute
+ON_DEVICE = ("neighbors", "deep_diffusion_map")  # stages that may use a GPU
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

@@ -56,6 +56,7 @@ def deep_diffusion_map(
     seed: int = 0,
     memory: int | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     block_cells: int = compute.BLOCK_CELLS,
     scratch: Path | None = None,
     checkpoint: Path | None = None,
@@ -79,17 +80,18 @@ def deep_diffusion_map(
     error: mean relative error of the distances of all pairs of up to 1,500 cells beside the exact map (also its median,
     and mean by decile of the distance), for up to 4,000 cells; for more, that of a subsample of 2,000 with a graph and
     network of its own. energy: |G G'|_F^2, which rounds increase. residuals: |T g - mu g| / (mu |g|) of every column.
-    checkpoint: a file that keeps the state after every round; a run that finds its own goes on from there.
+    checkpoint: a file with the state after every round, from which a run goes on. device: "cpu" or "cuda", to train on.
     Raises BadInput for options out of bounds, or a t at which the last component has all but died away.
     Source: Garcia-Heredia, Fernandez, Alaiz, Deep diffusion maps, arXiv 2505.06087.
     """
     from heatwalk import training
 
     out = {} if out is None else out
+    compute.check_device(device)
     _check(points, affinity.components.shape[0], n_components, t, prototypes, rounds)
     described = training.description(points.shape, network, n_components, prototypes, t)
     limits = {"threads": threads, "memory": memory, "scratch": scratch}
-    fit = {"rounds": rounds, "seed": seed, "checkpoint": checkpoint}
+    fit = {"rounds": rounds, "seed": seed, "checkpoint": checkpoint, "device": device}
     trained, coordinates = _trained(points, affinity, described, fit, limits)
     made = arrays.make(out, "coordinates", coordinates.shape, np.float32)
     for rows in compute.blocks(len(coordinates), block_cells):

@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scheduler", default="threads", help="threads, processes, or the address of a Dask scheduler")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the search of neighbours")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, to search neighbours and to train")
     parser.add_argument("--memory", type=int, default=4 * 2**30, help="bytes the stage may use")
     parser.add_argument("--block-cells", type=int, required=True, help="rows of a block and of a Zarr chunk")
     parser.add_argument("--code", default="", help="hash of the code of the stage")

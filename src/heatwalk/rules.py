@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -127,7 +127,7 @@ class Rules(Plan):
         options += " --request={params.request:q}"
         machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
         machine += " --scheduler {resources.scheduler:q}" if stage in SCHEDULED else ""
-        machine += " --device {resources.device:q}" if stage == "neighbors" else ""
+        machine += " --device {resources.device:q}" if stage in ON_DEVICE else ""
         # Sources are no results.
         given = " --inputs {input.reference:q}" if stage == "cells" else " --inputs {input:q}"
         return f"{fixed} {options} {machine}{given}"

@@ -74,14 +74,18 @@ def trained(
     together: bool,
     checkpoint: Path | None,
     workers: compute.Workers,
+    device: str = "cpu",
 ) -> Trained:
-    """values: (position, value) float32; together: every step sees all cells, in double precision."""
+    """values: (position, value) float32; together: every step sees all cells, in double precision.
+
+    device: where the network is; the graph stays on the CPU. On another one sums differ in their last bits.
+    """
     operator, dtype = galerkin.walk(matrix, workers), torch.float64 if together else torch.float32
     with fitting.one_torch_thread():
         key = _key(values, matrix, described, seed, rounds) if checkpoint else ""
         state = _resumed(checkpoint, key, described, dtype) or _started(values, operator, described, seed, dtype)
-        network, energy = state.network, state.energy
-        points = torch.from_numpy(values).to(dtype)
+        network, energy = state.network.to(device), state.energy
+        points = torch.from_numpy(values).to(device, dtype)
         for done in range(len(energy), rounds + 1):
             ritz = _best_linear(state, values, operator)
             energy.append(float((ritz.values**2).sum()))
@@ -98,7 +102,7 @@ def trained(
             _save(checkpoint, key, state)
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
-    return Trained(network.float(), ritz, energy)
+    return Trained(network.float().cpu(), ritz, energy)
 
 
 def outputs(network: Network, values: np.ndarray, workers: compute.Workers) -> np.ndarray:
@@ -118,13 +122,13 @@ def flip(network: Network, signs: np.ndarray) -> None:
 
 def _features(network: Network, values: np.ndarray, workers: compute.Workers) -> np.ndarray:
     """(position, feature), the last one 1, in the network's precision."""
-    dtype = network.linear.weight.dtype
+    device, dtype = network.linear.weight.device, network.linear.weight.dtype
     kind = np.float64 if dtype == torch.float64 else np.float32
     features = np.ones((len(values), network.description.n_features + 1), kind)
 
     def made(rows: slice) -> None:
         with torch.inference_mode():
-            features[rows, :-1] = network.features(torch.from_numpy(values[rows]).to(dtype)).numpy()
+            features[rows, :-1] = network.features(torch.from_numpy(values[rows]).to(device, dtype)).cpu().numpy()
 
     for _ in workers.in_order(made, compute.blocks(len(values), _ROWS)):
         pass
@@ -226,9 +230,9 @@ def _fit(
     together: bool,
 ) -> None:
     """Fit f to the rows of T G S^-1 / sqrt(pi), in the metric S = diag(mu)."""
-    root, dtype = operator.root, points.dtype
+    root = operator.root
     targets = ritz.mapped / (np.maximum(ritz.values, np.finfo(float).tiny) * root[:, None])
-    made = (torch.from_numpy(array).to(dtype) for array in (targets, root**2, ritz.values / ritz.values.sum()))
+    made = (torch.from_numpy(array).to(points) for array in (targets, root**2, ritz.values / ritz.values.sum()))
     head, given = fitting.Head(network, ritz.basis, ritz.coefficients), Regression(points, *made)
     if together:
         fitting.by_newton(head, given, _STEPS_TOGETHER, operator.workers)
@@ -259,7 +263,7 @@ def _save(checkpoint: Path | None, key: str, state: State) -> None:
         "cut": torch.tensor([state.cut], dtype=torch.float64),
     }
     for part, weights in (("network", state.network.state_dict()), ("before", state.before)):
-        kept |= {f"{part}.{name}": value.contiguous() for name, value in weights.items()}
+        kept |= {f"{part}.{name}": value.cpu().contiguous() for name, value in weights.items()}
     save_file(kept, partial, metadata={"key": key})
     os.replace(partial, checkpoint)
 

@@ -15,6 +15,7 @@ rule deep_diffusion_map:
         mem_mb=heatwalk_rules.memory // 10**6,
         home=heatwalk_rules.home,
         python=heatwalk_rules.python,
+        device=heatwalk_rules.device,
     params:
         options=heatwalk_rules.options_of("deep_diffusion_map"),
         code=heatwalk_rules.code("deep_diffusion_map"),
