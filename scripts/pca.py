@@ -6,7 +6,7 @@ from heatwalk.program import run
 
 
 def main(job):
-    cells, draft, reference = job.read("cells"), job.create(), job.reference(Pca)
+    cells, reference, draft = job.read("cells"), job.reference(Pca), job.create()
     limits = {"memory": job.memory, "threads": job.threads, "block_cells": job.block_cells}
     kind = cells.manifest["parameters"]["kind"]
     pca(Cells(**cells), kind, **job.options, **limits, reference=reference, out=draft)

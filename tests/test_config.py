@@ -195,6 +195,11 @@ KNOWN = "known\tx\tcounts\t\t\t\t"
         ("q\ty\tcounts\t\t\t\textension", {}, "HW-CF-013 .*the column reference is empty"),
         ("q\ty\tcounts\t\tboth\tknown", {}, "HW-CF-013 .*map is both: a query lands in the map of its reference"),
         ("q\ty\tlogged\t\t\tknown", {}, "HW-CF-015 .*kind is 'logged', that of the reference 'known' is 'counts'"),
+        (
+            "q\ty\tcounts\t\tneural\t",
+            {"overrides": {"q": {"atlas": {"scanpy_export": True}}}},
+            "HW-CF-017 .*d.tsv: q: atlas: scanpy_export needs eigenvectors",
+        ),
         ("q\ty\tcounts\t\t\tknown", {"extension": {"method": "network"}}, "HW-CF-016 .*method network needs a map"),
         (
             "q\ty\tcounts\t\t\tknown",
@@ -237,3 +242,9 @@ def test_a_query_lands_in_the_map_that_its_reference_has(tmp_path, monkeypatch, 
     assert used == ["cells", "pca", "neighbors", "affinity", stage]
     assert plan.borrowed("known", "pca") == []
     assert config.needed(plan.datasets["q"]) == ["cells", "pca", "extension", "atlas", "report"]
+
+
+def test_a_query_wants_of_its_reference_what_it_borrows(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, monkeypatch, "known\tx\tcounts\t\t\t\tpca", "q\ty\tcounts\t\t\tknown")
+    assert plan.wanted("known") == ["cells", "pca", "neighbors", "affinity", "diffusion_map"]
+    assert plan.wanted("q") == ["cells", "pca", "extension", "atlas", "report"]

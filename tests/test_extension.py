@@ -172,6 +172,31 @@ def test_cells_without_a_label_carry_none_over(reference):
     assert (found.probability["side"][beside] == 1).all()
 
 
+def test_labels_of_whole_numbers_have_no_point_and_many_labels_are_counted_in_parts(reference, monkeypatch):
+    labels = np.arange(3000.0) // 10
+    labels[5] = np.nan
+    reference, new = reference._replace(labels={"clone": labels}), ring(60, seed=4)[0]
+    whole = hw.extension(reference, new, transfer=["clone"])
+    assert "17" in whole.labels["clone"].cat.categories
+    monkeypatch.setattr(importlib.import_module("heatwalk.extension"), "_VOTES", 1000)
+    parts = hw.extension(reference, new, transfer=["clone"])
+    assert (parts.labels["clone"] == whole.labels["clone"]).all()
+    np.testing.assert_array_equal(parts.probability, whole.probability)
+
+
+def test_landmarks_in_pieces_keep_to_the_piece_of_the_cell():
+    points = ring(1200)[0]
+    both = np.concatenate([points, points[:60] + 20])
+    reference, new = sparse(both), ring(50, seed=6)[0] + 20
+    near = hw.extension(reference, new, method="nystrom")
+    for landmarks in (40, 1260):
+        found = hw.extension(reference, new, method="landmark", landmarks=landmarks)
+        np.testing.assert_array_equal(found.component, near.component)
+        known = np.isfinite(found.coordinates).all(axis=1)
+        assert known.all() or landmarks == 40
+    assert np.median(np.abs(found.coordinates - near.coordinates)) < 0.3  # of modes of size 1, with all as landmarks
+
+
 def test_auto_takes_the_method_of_the_map(reference):
     new = ring(20, seed=9)[0]
     one, other = (hw.extension(reference, new, method=method).coordinates for method in ("auto", "nystrom"))
@@ -220,6 +245,8 @@ ERRORS = {
     "HW-EX-004 t: 0 is no whole number": {"t": 0},
     "HW-EX-005 landmarks: 1 is below 2": {"landmarks": 1},
     "HW-EX-006 min_trust: 1.5 is no share": {"min_trust": 1.5},
+    "HW-EX-007 transfer: 'type' holds numbers, not labels": {"labels": {"type": [0.5] * 3000}, "transfer": ["type"]},
+    "HW-EX-009 min_trust: min_trust is 0.001, and no trust by 300 cells": {"min_trust": 0.001},
     "HW-EX-007 transfer: type: 7 labels for 3000 cells": {"labels": {"type": ["a"] * 7}, "transfer": ["type"]},
     "HW-EX-007 transfer: type: no cell of the reference": {"labels": {"type": [None] * 3000}, "transfer": ["type"]},
     "HW-EX-007 transfer: the reference has no labels 'type'; use some of: kind": {

@@ -138,6 +138,23 @@ def test_logged_cells_land_as_they_are_and_another_depth_is_noticed(matrix, capl
         asked(matrix, made, kind="logged")
 
 
+def test_cells_of_equal_depth_are_no_cells_without_normalisation():
+    rng = np.random.default_rng(0)
+    equal = scipy.sparse.csr_matrix(rng.multinomial(500, np.full(N_GENES, 1 / N_GENES), 100).astype(np.float32))
+    made = hw.cells(source(equal, features=table(names())), "counts", n_top_genes=0)
+    assert (made.size_factors == 1).all()
+    np.testing.assert_allclose(asked(7 * equal, made).size_factors, 7, rtol=1e-9)
+
+
+def test_a_cell_with_nothing_in_common_is_said_and_stays_finite(matrix, reference, caplog):
+    lonely = scipy.sparse.hstack([matrix, np.full((N_CELLS, 1), 5.0)], format="csr").tolil()
+    lonely[3, :N_GENES] = 0
+    with caplog.at_level(logging.WARNING, "heatwalk"):
+        cells = asked(lonely.tocsr(), reference, table([*names(), "other"]))
+    assert "1 of 160 cells have no count in the reference's genes" in caplog.text
+    assert whole(cells)[3].max() < 20
+
+
 def test_depths_that_were_left_alone_are_left_alone(matrix):
     made = hw.cells(source(matrix, features=table(names())), "counts", target_sum="none", n_top_genes=0)
     cells = asked(2 * matrix, made, target_sum="none")
@@ -162,8 +179,19 @@ def test_points_land_by_position_unless_their_number_differs():
     space = hw.pca(made, "points")
     cells = hw.cells(source(values, features=table("abc")), "points", reference=made)
     np.testing.assert_array_equal(hw.pca(cells, "points", reference=space).coordinates, space.coordinates)
-    with pytest.raises(hw.BadInput, match="HW-CE-006"):
-        hw.cells(source(values[:, :2], features=table("xy")), "points", reference=made)
+    cells = hw.cells(source(values[:, [2, 0, 1]], features=table("zxy")), "points", reference=made)
+    np.testing.assert_array_equal(hw.pca(cells, "points", reference=space).coordinates, space.coordinates)
+    for columns in ("xy", "wxyz"):
+        given = np.ones((60, len(columns)))
+        with pytest.raises(hw.BadInput, match=f"HW-CE-006 memory: an item has shape {len(columns)}, one of the refer"):
+            hw.cells(source(given, features=table(columns)), "points", reference=made)
+
+
+def test_images_must_have_the_reference_s_shape():
+    values = np.random.default_rng(0).random((30, 12))
+    made = hw.cells(source(values, features=table(names(12)), item_shape=(3, 4)), "images")
+    with pytest.raises(hw.BadInput, match="HW-CE-006 memory: an item has shape 4 x 3, one of the reference 3 x 4"):
+        hw.cells(source(values, features=table(names(12)), item_shape=(4, 3)), "images", reference=made)
 
 
 def test_a_given_embedding_must_have_the_reference_s_columns(matrix):

@@ -12,7 +12,7 @@ from heatwalk.cells import Cells, normalised
 from heatwalk.diffusion_map import coordinates
 from heatwalk.draft import encoding, write_element
 from heatwalk.errors import BadInput, Problem
-from heatwalk.progress import track
+from heatwalk.progress import log, track
 
 _EDGE_BLOCK = 2**20
 
@@ -77,6 +77,9 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
         obs["heatwalk_size_factor"] = np.asarray(cells.size_factors[:])
     if "extension" in results:
         placed = results["extension"]
+        made = [f"{name}_{kind}" for name in placed["labels"] for kind in ("transferred", "probability")]
+        for name in {*made, "heatwalk_trust", "heatwalk_novelty", "heatwalk_component"} & set(obs.columns):
+            log.warning("atlas: the obs column %r of the input is replaced", name)
         for name in ("trust", "novelty", "component"):
             obs[f"heatwalk_{name}"] = np.asarray(placed[name][:])
         for name in placed["labels"]:

@@ -84,7 +84,8 @@ def cells(
     _copy_obsm(source.obsm, rows, block_cells, out)
     out["logarithm"], var = np.bool_(logarithm), _features(source.features, kind, space)
     if reference is not None:
-        var = _in_terms_of(reference, var, len(obs), kind, (min_shared, source.where, block_cells), out)
+        options = (target_sum, min_shared, source.where, block_cells)
+        var = _in_terms_of(reference, var, len(obs), kind, options, out)
     else:
         var = _in_own_terms(obs, var, kind, target_sum, (min_cells, n_top_genes, block_cells), out)
         out["split"] = _split(obs, holdout, holdout_group, seed)
@@ -285,12 +286,13 @@ def _in_own_terms(obs, var, kind: str, target_sum: str | float, options, out: Mu
 
 def _in_terms_of(reference: Cells, var, n_cells: int, kind: str, options, out: MutableMapping):
     """Fill a query's size factors, columns and mask of selected genes; `var` with the reference's names of genes."""
-    min_shared, where, block_cells = options
-    columns = query.settle(var, reference, kind, min_shared, where)
+    target_sum, min_shared, where, block_cells = options
+    columns = query.settle(var, np.asarray(out["item_shape"][:]), reference, kind, min_shared, where)
     total = query.depths(out, len(var), columns, block_cells, unlogged=kind == "logged") if "indptr" in out else None
     if kind == "logged":
         query.check_scale(total, columns, reference, where)
-    out["size_factors"] = query.size_factors(total, columns, reference) if kind == "counts" else np.ones(n_cells)
+    depths_count = kind == "counts" and target_sum != "none"
+    out["size_factors"] = query.size_factors(total, columns, reference) if depths_count else np.ones(n_cells)
     out["split"] = np.ones(n_cells, np.uint8)
     chosen = np.asarray(reference.selected[:])
     out["reference_columns"] = columns[chosen]

@@ -214,7 +214,8 @@ class Plan:
         self.datasets, problems = datasets(table, schemas)
         problems += check_overrides(self.config, self.datasets)
         for row in self.datasets.values():
-            problems += self._check_query(row, f"{table}: {row.name}") if row.reference else _check_maker(row, table)
+            checked = self._check_query if row.reference else self._check_maker
+            problems += checked(row, f"{table}: {row.name}")
         if problems:
             raise BadInput(*problems)
         self.base = table.parent
@@ -228,6 +229,12 @@ class Plan:
         reference = self.datasets[dataset].reference
         taken = self.options(reference, stage) if reference and stage in INHERITED else {}
         return {**options, **{name: taken[name] for name in INHERITED.get(stage, ()) if taken}}
+
+    def wanted(self, dataset: str) -> list[str]:
+        """The stages of a dataset that are asked for, by itself or by its queries, and all they are made from."""
+        row, own = self.datasets[dataset], [other for other in self.datasets.values() if other.reference == dataset]
+        lent = {name for other in own for stage in needed(other) for _, name in self.borrowed(other.name, stage)}
+        return needed(row._replace(stages=(*row.stages, *lent)))
 
     def borrowed(self, dataset: str, stage: str) -> list[tuple[str, str]]:
         """Which results of its reference a stage of a query is made from: names of dataset and stage."""
@@ -265,12 +272,16 @@ class Plan:
             problems.append(Problem("HW-CF-016", where, cause, remedy))
         return problems
 
-
-def _check_maker(row: Dataset, table: Path) -> list[Problem]:
-    if "extension" not in row.stages:
-        return []
-    cause = "extension is for a query, and the column reference is empty"
-    return [Problem("HW-CF-013", f"{table}: {row.name}", cause, "name a reference, or remove the stage")]
+    def _check_maker(self, row: Dataset, where: str) -> list[Problem]:
+        problems = []
+        if "extension" in row.stages:
+            cause = "extension is for a query, and the column reference is empty"
+            problems.append(Problem("HW-CF-013", where, cause, "name a reference, or remove the stage"))
+        if row.map == "neural" and self.options(row.name, "atlas")["scanpy_export"]:
+            cause = "atlas: scanpy_export needs eigenvectors, and map is neural"
+            remedy = f"set map to both, or overrides: {{{row.name}: {{atlas: {{scanpy_export: false}}}}}}"
+            problems.append(Problem("HW-CF-017", where, cause, remedy))
+        return problems
 
 
 def installed_data() -> Path | None:

@@ -10,13 +10,14 @@ import numpy as np
 from heatwalk import arrays, compute, exact, placing
 from heatwalk.diffusion_map import DiffusionMap
 from heatwalk.errors import BadInput, Problem, first_few
-from heatwalk.progress import track
+from heatwalk.progress import log, track
 from heatwalk.search import searcher
 
 _POINTS = 2**17  # placed at a time: lists are then shared by many of them
 _NOVELTY_NEIGHBOR = 15
 _LOCAL = 2 / 3  # power of the local scale in the novelty: 0 is a distance, 1 a ratio of distances
 NO_LABEL = "unassigned"
+_VOTES = 2**23  # points times labels that are counted at a time
 _CALIBRATION = 0.1  # share of the reference set aside where it has no split of its own
 
 
@@ -89,7 +90,7 @@ def extension(
     method = {"auto": "nystrom" if isinstance(reference.map, DiffusionMap) else "network"}.get(method, method)
     _check(reference, points, method, t, landmarks, min_trust)
     graph, aside, n_points = placing.graph_of(reference), _aside(reference, seed), points.shape[0]
-    calibration, radius = _novelties(reference, aside)
+    calibration, radius = _novelties(reference, aside, min_trust)
     known = {name: _coded(reference, name) for name in transfer}
     arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
     for name, kind in (("trust", np.float32), ("novelty", np.float32), ("component", np.int32)):
@@ -127,12 +128,25 @@ def _coded(reference: Reference, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "give one label for every reference cell"))
     import pandas
 
-    names = pandas.Series(np.asarray(column, object)).astype("string")
+    names = as_labels(column)
+    if names is None:
+        cause = f"{name!r} holds numbers, not labels"
+        raise BadInput(Problem("HW-EX-007", "transfer", cause, "name a column of categories or whole numbers"))
     codes, values = pandas.factorize(names.mask(names == NO_LABEL), sort=True)
     if not len(values):
         cause = f"no cell of the reference has a label {name!r}"
         raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "name another column"))
     return np.asarray(values, object), codes
+
+
+def as_labels(column):
+    """A column as text (pandas), missing where it is missing, whole numbers without a point; None for other numbers."""
+    import pandas
+
+    series = pandas.Series(np.asarray(column, object)).convert_dtypes()
+    if pandas.api.types.is_float_dtype(series):
+        return None
+    return series.astype("string").reset_index(drop=True)
 
 
 def _tables(labels: dict, probability: dict, known: dict, n_points: int):
@@ -167,10 +181,21 @@ def _check(reference: Reference, points, method: str, t: int, landmarks: int, mi
         raise BadInput(Problem("HW-EX-006", "min_trust", f"{min_trust} is no share", "set it to at least 0, below 1"))
 
 
+def _check_bound(min_trust: float, n_calibration: int) -> None:
+    """Trust is at least 1 / (1 + number of calibration cells): a bound below that would trust everything."""
+    least = 1 / (1 + n_calibration)
+    if 0 < min_trust <= least:
+        cause = f"min_trust is {min_trust:g}, and no trust by {n_calibration} cells set aside is below {least:.3g}"
+        remedy = f"set extension: min_trust above {least:.3g}, or to 0; or cells: holdout to more for the reference"
+        raise BadInput(Problem("HW-EX-009", "min_trust", cause, remedy))
+
+
 def _aside(reference: Reference, seed: int) -> np.ndarray:
     """(cell,) bool, those that trust is calibrated on."""
     if reference.split is not None and np.any(np.asarray(reference.split[:]) == 1):
         return np.asarray(reference.split[:]) == 1
+    if reference.split is not None:
+        log.warning("extension: the reference holds no cells out: trust is calibrated on cells it was fitted to")
     n_cells = reference.points.shape[0]
     aside = np.zeros(n_cells, bool)
     chosen = np.random.default_rng([seed, 4]).choice(n_cells, max(1, int(_CALIBRATION * n_cells)), replace=False)
@@ -178,8 +203,9 @@ def _aside(reference: Reference, seed: int) -> np.ndarray:
     return aside
 
 
-def _novelties(reference: Reference, aside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _novelties(reference: Reference, aside: np.ndarray, min_trust: float) -> tuple[np.ndarray, np.ndarray]:
     """Sorted novelties of the cells set aside, and log r of all cells."""
+    _check_bound(min_trust, int(aside.sum()))
     neighbors, radius = reference.neighbors, np.empty(len(aside))
     ranges = compute.blocks(len(aside), compute.BLOCK_CELLS)
 
@@ -220,6 +246,10 @@ def _share_at_least(calibration: np.ndarray, novel: np.ndarray) -> np.ndarray:
 
 def _vote(weights: np.ndarray, codes: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """The label with most weight in every row, and its share; `n_labels` and nothing where no neighbour has one."""
+    blocks = compute.blocks(len(weights), max(1, _VOTES // (n_labels + 1)))
+    if len(blocks) > 1:
+        parts = [_vote(weights[some], codes[some], n_labels) for some in blocks]
+        return tuple(np.concatenate(values) for values in zip(*parts, strict=True))
     rows = np.repeat(np.arange(len(weights)), weights.shape[1])
     place = rows * (n_labels + 1) + codes.ravel() % (n_labels + 1)  # -1 goes to the last column
     votes = np.bincount(place, weights.ravel(), len(weights) * (n_labels + 1))

@@ -91,7 +91,9 @@ def of_results(
         cells = results["cells"]
         size = {"n_cells": cells["split"].shape[0], "n_columns": cells["selected"].shape[0]}
         size["n_stored"] = cells["data"].shape[0] if "data" in cells else int(np.prod(cells["values"].shape))
-        passes = options.get("use_rep") or (options.get("n_components") == "auto" and "values" in cells)
+        passes = (
+            "pca" in borrowed or options.get("use_rep") or (options.get("n_components") == "auto" and "values" in cells)
+        )
         size["n_selected"] = 0 if passes else int(np.count_nonzero(cells["selected"][:]))
     if "pca" in results:
         coordinates = results["pca"]["coordinates"]

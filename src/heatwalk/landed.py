@@ -8,7 +8,7 @@ import numpy as np
 from heatwalk import compared, evidence, page, pictures
 from heatwalk.errors import first_few
 from heatwalk.evidence import Concern
-from heatwalk.extension import NO_LABEL
+from heatwalk.extension import NO_LABEL, as_labels
 from heatwalk.pictures import Column
 from heatwalk.progress import log, track
 
@@ -21,6 +21,8 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
     """What the page of a query shows."""
     obs, placed = results["cells"]["obs"], results["extension"]
     trust, component = (np.asarray(placed[name][:]) for name in ("trust", "component"))
+    if "diffusion_map" not in reference:  # a network has one set of axes for all pieces
+        component = np.zeros_like(component)
     columns = [column for name in obs.columns if (column := evidence.column(str(name), obs[name])) is not None]
     chosen, unknown = evidence.choose(columns, [str(name) for name in obs.columns], color_by)
     carried = [_carried(name, placed["labels"][name]) for name in placed["labels"]]
@@ -89,7 +91,8 @@ def _map(results, reference, columns: list[Column], component: np.ndarray) -> di
     placed, modes = results["extension"], min(3, results["extension"]["coordinates"].shape[1])
     t, own = _time(results, reference), np.flatnonzero(component == 0)
     places = compared.exact if "diffusion_map" in reference else compared.learnt
-    behind = places(reference, modes, t)[np.asarray(reference["affinity"]["components"][:]) == 0]
+    drawn = np.asarray(reference["affinity"]["components"][:]) == 0
+    behind = places(reference, modes, t)[drawn if "diffusion_map" in reference else slice(None)]
     behind = behind[np.sort(np.random.default_rng(0).permutation(len(behind))[:_BEHIND])]
     over = np.asarray(placed["coordinates"][:], np.float64)[own, :modes]
     points = np.concatenate([behind, over])
@@ -136,17 +139,17 @@ def _groups(columns: list[Column], trusted: np.ndarray) -> list[tuple[str, list[
 
 def _labels(obs, placed, name: str) -> dict:
     """How many cells took which label, how surely, and how often it is what the query says itself."""
-    labels, probability = placed["labels"][name], placed["probability"][name].to_numpy()
-    given = labels.astype(str).to_numpy()
+    labels, probability = placed["labels"][name], placed["probability"][name]
+    means = probability.groupby(labels.to_numpy(), observed=True).mean()
     rows = [
-        (str(level), int(count), None if level == NO_LABEL else float(probability[given == str(level)].mean()))
+        (str(level), int(count), None if level == NO_LABEL else float(means[level]))
         for level, count in labels.value_counts().items()
         if count
     ]
-    has = given != NO_LABEL
-    agreed = None
-    if name in obs and has.any():
-        agreed = float((obs[name].astype(str).to_numpy()[has] == given[has]).mean())
+    own = as_labels(obs[name]) if name in obs else None
+    agreed, given = None, labels.astype("string").reset_index(drop=True)
+    if own is not None and (both := own.notna() & (given != NO_LABEL)).any():
+        agreed = float((own[both] == given[both]).mean())
     return {"name": name, "rows": rows[:_GROUPS], "left": max(len(rows) - _GROUPS, 0), "agreed": agreed}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heatwalk import forecast
-from heatwalk.config import STAGES, Plan, memory_bytes, needed
+from heatwalk.config import STAGES, Plan, memory_bytes
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.forecast import Need
 from heatwalk.inputs import open_input
@@ -25,7 +25,7 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
     """
     rows, problems = [], []
     for name, dataset in plan.datasets.items():
-        stages = needed(dataset)
+        stages = plan.wanted(name)
         if missing_in and all((missing_in / name / stage / "manifest.json").exists() for stage in stages):
             continue
         memory = memory_bytes(plan.config["memory"])
@@ -33,8 +33,9 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
             size = _size(plan, name, memory)
             if dataset.reference:
                 known = _size(plan, dataset.reference, memory)
-                # Its graph is that of the reference.
-                size = size._replace(n_reference=known.n_cells, n_neighbors=known.n_neighbors, n_edges=1)
+                # Its graph and its components are those of the reference.
+                own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
+                size = size._replace(n_reference=known.n_cells, **own)
         except BadInput as error:
             problems += error.problems
             continue

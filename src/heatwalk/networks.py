@@ -75,8 +75,9 @@ class Network(nn.Module):
         sharpness = torch.exp(-2 * self.log_widths)
         known = torch.cat([flat, (flat * flat).sum(1, keepdim=True)], 1)
         matrix = torch.cat([self.places * sharpness[:, None], -sharpness[:, None] / 2], 1)
-        logits = torch.addmm(self.biases - (self.places**2).sum(1) * sharpness / 2, known, matrix.T)
-        return torch.softmax(logits, 1) * self.description.prototypes**0.5
+        exponents = torch.addmm(-(self.places**2).sum(1) * sharpness / 2, known, matrix.T)
+        # Of an item that stands on a narrow prototype far from the centre, rounding can make it positive.
+        return torch.softmax(self.biases + exponents.clamp_max(0), 1) * self.description.prototypes**0.5
 
 
 class _Table(nn.Module):

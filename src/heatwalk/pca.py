@@ -190,7 +190,7 @@ def _landed(cells: Cells, reference: Pca, threads: int | None, block_cells: int,
 def _passed_through(given, n_cells: int, columns, reference: Pca | None, block_cells: int, out: MutableMapping) -> Pca:
     """An embedding as it is, after a look at its values."""
     wanted = given.shape[1] if reference is None else reference.coordinates.shape[1]
-    if given.shape[1] != wanted:
+    if given.shape[1] != wanted:  # of an embedding: the columns of points are settled
         cause = f"the query has {given.shape[1]} columns there, its reference {wanted}"
         raise BadInput(Problem("HW-PC-006", "pca: use_rep", cause, "embed both with one model, then run again"))
     coordinates = arrays.make(out, "coordinates", given.shape, np.float32)

@@ -115,17 +115,31 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: 
     tested, names = (tested, np.full(len(tested), -1)) if len(tested) else (chosen, np.arange(len(chosen)))
     found = search(_rows(reference.points, tested), names, pool)
     close, true = _mixed(weights(found, few), found.names, vectors, pool), _vectors(reference.map)[tested]
-    # A row of few cells far apart smooths a mode more than a row of all cells: measured, and taken back.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shrunk = np.nansum(close * true, axis=0) / np.nansum(true * true, axis=0)
+    shrunk = _shrunk(close, true, graph.components[tested], len(powers))
 
     def place(block: np.ndarray, found: exact.Found, shares: np.ndarray, workers: compute.Workers) -> np.ndarray:
         near = search(block, np.full(len(block), -1), workers)
         part = weights(near, few)
-        own = component_of(near, part, few)
-        return _mixed(part, near.names, vectors, workers) / shrunk * powers[own if len(powers) > 1 else 0]
+        own, wanted = component_of(near, part, few), component_of(found, shares, graph)
+        made = _mixed(part, near.names, vectors, workers) / shrunk[own] * powers[own if len(powers) > 1 else 0]
+        made[own != wanted] = np.nan  # no landmark near is in the component that the cell is in
+        return made
 
     return place
+
+
+def _shrunk(close: np.ndarray, true: np.ndarray, components: np.ndarray, n_components: int) -> np.ndarray:
+    """(component, mode) by how much landmarks shrink a mode, measured; 1 where no cell of a component was looked at.
+
+    A row of few cells far apart smooths a mode more than a row of all cells.
+    """
+    shrunk = np.ones((max(n_components, int(components.max()) + 1), true.shape[1]))
+    for label in np.unique(components):
+        some = components == label
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factor = np.nansum(close[some] * true[some], axis=0) / np.nansum(true[some] ** 2, axis=0)
+        shrunk[label] = np.where(np.isfinite(factor) & (factor > 0), factor, 1)
+    return shrunk
 
 
 def _network(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: compute.Workers) -> Callable:

@@ -79,14 +79,19 @@ def _positions(names: np.ndarray, among: np.ndarray, fold: Callable[[str], str])
     return np.where(own.duplicated(keep=False), -1, place)
 
 
-def settle(features, reference, kind: str, min_shared: float, where: str) -> np.ndarray:
-    """`shared`'s columns, told and checked: enough of the selected genes for sparse kinds, every column for others."""
+def settle(features, item_shape, reference, kind: str, min_shared: float, where: str) -> np.ndarray:
+    """`shared`'s columns, told and checked: enough of the selected genes for sparse kinds, every column for others.
+
+    Items are matched by position; points by their names where these are the same, else by position.
+    """
     known, selected = reference.var, np.asarray(reference.selected[:])
-    if kind in ("images", "sequences") or (kind == "points" and len(features) == len(known)):
-        if len(features) != len(known):
-            cause = f"an item has {len(features)} values, one of the reference {len(known)}"
+    if kind in ("images", "sequences", "points"):
+        shape, wanted = tuple(item_shape), tuple(np.asarray(reference.item_shape[:]))
+        if len(features) != len(known) or (kind != "points" and shape != wanted):
+            cause = f"an item has shape {_shape(shape)}, one of the reference {_shape(wanted)}"
             raise BadInput(Problem("HW-CE-006", where, cause, "give items of the reference's shape"))
-        return np.arange(len(known))
+        named = kind == "points" and set(features.index) == set(known.index)
+        return features.index.get_indexer(known.index) if named else np.arange(len(known))
     found = shared(features, known, selected)
     n_found, n_wanted = int((found.columns[selected] >= 0).sum()), int(selected.sum())
     needed = min_shared if kind in ("counts", "logged") else 1.0
@@ -100,6 +105,10 @@ def settle(features, reference, kind: str, min_shared: float, where: str) -> np.
     told = f"{n_found:,} of the {n_wanted:,} selected genes of the reference are there, comparing {found.how}"
     (log.warning if lost or found.how != "names with names" else log.info)("cells: %s", told)
     return found.columns
+
+
+def _shape(lengths) -> str:
+    return " x ".join(str(int(length)) for length in lengths)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -134,16 +143,15 @@ def size_factors(total: np.ndarray, columns: np.ndarray, reference) -> np.ndarra
         s_i = (sum_{g shared} x_ig / phi) / target,   phi = share of the reference's normalised counts in shared genes
 
     target: counts a cell of the reference has after its normalisation, total counts / size factor. With the same genes
-    phi is 1, and this is the reference's own formula.
+    phi is 1, and this is the reference's own formula. A cell that has none of them counts as if it had one.
     """
     mean = reference.var["mean"].to_numpy(np.float64)
     share = mean[columns >= 0].sum() / mean.sum()
     known = np.asarray(reference.size_factors[:])
-    if (known == 1).all():  # depths were left alone
-        return np.ones(len(total))
     target = np.median(reference.obs["total_counts"].to_numpy(np.float64) / known)
-    # A cell that has nothing in common lands at the reference's mean, far from every cell.
-    return np.maximum(total / share, np.finfo(np.float32).tiny) / target
+    if not total.all():
+        log.warning("cells: %d of %d cells have no count in the reference's genes", (total == 0).sum(), len(total))
+    return np.maximum(total, 1) / share / target
 
 
 def check_scale(total: np.ndarray, columns: np.ndarray, reference, where: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -43,7 +43,7 @@ class Rules(Plan):
 
         Were only the last ones named, Snakemake would not remake one in between that somebody deleted.
         """
-        wanted = ((name, stage) for name, row in self.datasets.items() for stage in needed(row))
+        wanted = ((name, stage) for name in self.datasets for stage in self.wanted(name))
         return [f"results/{name}/{stage}/manifest.json" for name, stage in wanted]
 
     def source_files(self, wildcards) -> list[str]:
