@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from collections import namedtuple
 
 import numpy as np
@@ -208,3 +210,27 @@ def test_streamed_from_files_the_result_is_the_same(tmp_path, monkeypatch):
     found = hw.deep_diffusion_map(points, aff, **options, scratch=tmp_path)
     np.testing.assert_array_equal(found.coordinates, expected_.coordinates)
     assert not list(tmp_path.iterdir())
+
+
+PEAK = """
+import resource
+import numpy as np
+import heatwalk as hw
+
+def trained(n_cells):
+    points = np.random.default_rng(0).uniform(-1, 1, (n_cells, 2)).astype(np.float32)
+    affinity = hw.affinity(points, hw.neighbors(points, n_neighbors=10))
+    options = {"n_components": 3, "rounds": 1, "prototypes": 40, "measure": False, "threads": 2}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    hw.deep_diffusion_map(points, affinity, **options)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+trained(300)  # libraries are loaded
+print(trained(12_000))
+"""
+
+
+def test_no_array_of_all_pairs_is_ever_held():
+    """In batches, with all that torch takes: 12,000 cells squared would be 576 MB in single precision."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 576e6 / 3

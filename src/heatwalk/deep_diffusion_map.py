@@ -148,7 +148,8 @@ def _check_spectrum(values: np.ndarray, t: int) -> None:
 def bytes_held(n_cells: int, n_values: int, n_features: int, n_components: int) -> int:
     """Bytes of points, features and vectors, the matrix left out."""
     vectors = 8 * (2 * (2 * n_components + 8) + 64 + 2 * n_components)
-    return n_cells * (4 * n_values + 4 * (n_features + 1) + vectors + 8 * n_components + 100) + 4 * 10**8
+    libraries = 5 * 10**8 + 7000 * min(n_cells, 50_000)  # and what blocks of features take, measured
+    return n_cells * (4 * n_values + 4 * (n_features + 1) + vectors + 8 * n_components + 100) + libraries
 
 
 def _room(description, n_cells: int, n_edges: int, memory: int | None) -> tuple[bool, int]:
