@@ -5,25 +5,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from heatwalk import compute, pictures
+from heatwalk.deep_diffusion_map import distance_error
 from heatwalk.diffusion_map import coordinates
 from heatwalk.pictures import Column
 
 _MODES = 2  # drawn
+_FEWEST = 10  # cells that are worth a comparison
+_PAIRS_OF = 1500  # cells all of whose distances are compared
 
 
 def network(results: Mapping, column: Column, components: np.ndarray) -> dict | None:
     """Pictures of both maps in the same colours, errors by decile, and what a reader may do with the network."""
     if "deep_diffusion_map" not in results:
         return None
-    deep, drawn = results["deep_diffusion_map"], []
+    deep, drawn, found = results["deep_diffusion_map"], [], None
     parameters, largest = deep.manifest["parameters"], np.flatnonzero(components == 0)
-    if "diffusion_map" in results:
-        modes = min(_MODES, deep["coordinates"].shape[1], results["diffusion_map"]["eigenvectors"].shape[1])
-        true, close = (places(results, modes, parameters["t"])[largest] for places in (exact, learnt))
-        close *= np.where(np.nansum(true * close, axis=0) < 0, -1, 1)  # which way an axis points has no meaning
-        drawn = [true, close]
+    if "diffusion_map" in results and len(largest) >= _FEWEST:
+        drawn, found = _beside_the_map(results, largest, parameters["t"])
     own = column.of(largest) if column.levels else pictures.coloured(column.of(largest))
-    error, deciles = float(deep["error"][...]), np.asarray(deep["error_deciles"][:])
+    # Beside the map of these very cells where there is one; else what the stage found on others like them.
+    stage = (float(deep["error"][...]), float(deep["error_median"][...]), np.asarray(deep["error_deciles"][:]))
+    error, median, deciles = found or stage
     measured = bool(np.isfinite(error))
     about = "Mean relative error of distances, from the nearest tenth of the pairs to the farthest."
     return {
@@ -36,11 +38,43 @@ def network(results: Mapping, column: Column, components: np.ndarray) -> dict | 
         "residual": float(np.max(deep["residuals"][:])),
         "bytes": int(deep["weights"].shape[0]),
         "error": error if measured else None,
-        "median": float(deep["error_median"][...]),
-        "cells": int(deep["error_cells"][...]),
-        "own": int(deep["error_cells"][...]) == len(components),
+        "median": median,
+        "cells": min(_PAIRS_OF, len(largest)) if found else int(deep["error_cells"][...]),
+        "own": bool(found) or int(deep["error_cells"][...]) == len(components),
         "chart": pictures.columns(100 * deciles, "tenth of the distances", "% off", about) if measured else None,
     }
+
+
+def _beside_the_map(results: Mapping, largest: np.ndarray, t: int) -> tuple[list[np.ndarray], tuple]:
+    """The map and the network's places turned onto it, (cell, 2) of the largest component, and the errors of distances.
+
+    Both on as many components as both have. Places are known up to a rotation: the one that brings them nearest to the
+    map is found on the cells whose distances are compared.
+    """
+    from scipy.linalg import orthogonal_procrustes
+
+    true, close = results["diffusion_map"]["eigenvectors"], results["deep_diffusion_map"]["coordinates"]
+    modes = min(true.shape[1], close.shape[1])
+    values = np.atleast_2d(results["diffusion_map"]["eigenvalues"][...])[0, :modes]
+    modes = int(np.isfinite(values).sum())
+    some = np.sort(np.random.default_rng(0).choice(largest, min(_PAIRS_OF, len(largest)), replace=False))
+    powers, shown = values[:modes] ** t, min(_MODES, modes)
+    expected, found = _rows(true, some)[:, :modes] * powers, _rows(close, some)[:, :modes]
+    turn = orthogonal_procrustes(found, expected)[0][:, :shown]
+    drawn = [np.empty((true.shape[0], shown)) for _ in range(2)]
+    for rows in compute.blocks(true.shape[0], 8 * compute.BLOCK_CELLS):
+        drawn[0][rows] = true[rows, :shown] * powers[:shown]
+        drawn[1][rows] = np.asarray(close[rows, :modes], np.float64) @ turn
+    # Components of a graph in pieces are those of each piece here, and of all together there.
+    error = distance_error(found, expected) if len(largest) == true.shape[0] else None
+    return [points[largest] for points in drawn], error
+
+
+def _rows(array, rows: np.ndarray) -> np.ndarray:
+    """Some rows, ascending, of an array on disk, read in blocks."""
+    parts = compute.blocks(array.shape[0], 8 * compute.BLOCK_CELLS)
+    picked = [(part, rows[(rows >= part.start) & (rows < part.stop)] - part.start) for part in parts]
+    return np.concatenate([np.asarray(array[part], np.float64)[own] for part, own in picked if len(own)])
 
 
 def exact(results: Mapping, modes: int, t: float) -> np.ndarray:

@@ -68,8 +68,11 @@ def by_landmarks(results) -> np.ndarray:
 def verdict(results, spectra: Spectra) -> str:
     """What became of the pairs."""
     if "diffusion_map" not in results:
-        off = f"{float(results['deep_diffusion_map']['error'][...]):.2%}".replace("nan%", "an unknown share")
-        return f"{spectra.eigenvalues.shape[1]} components by a network alone, distances off by {off}"
+        found = results["deep_diffusion_map"]
+        off = f"{float(found['error'][...]):.2%}".replace("nan%", "an unknown share")
+        whole = int(found["error_cells"][...]) == found["coordinates"].shape[0]
+        where = "" if whole else f" on a sample of {int(found['error_cells'][...]):,} with a network of its own"
+        return f"{spectra.eigenvalues.shape[1]} components by a network alone, distances off by {off}{where}"
     kept, exact = np.isfinite(spectra.eigenvalues), ~by_landmarks(results)
     if not kept.any():
         return "No eigenpair could be computed"
