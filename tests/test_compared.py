@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from heatwalk import compared
+from heatwalk import compared, evidence
 from heatwalk.pictures import Column
 
 
@@ -55,7 +55,11 @@ def test_a_map_that_lacks_a_component_is_off(map_):
     vectors, values, _ = map_
     lacking = vectors * values
     lacking[:, 0] = 0
-    assert compared.network(results(lacking, vectors, values, 1), COLUMN, np.zeros(400, int))["error"] > 0.1
+    shown = compared.network(results(lacking, vectors, values, 1), COLUMN, np.zeros(400, int))
+    assert shown["error"] > 0.15
+    (concern,) = evidence.about_network(shown)
+    assert concern.text == f"Distances by the network are off by {shown['error']:.0%} beside the map."
+    assert evidence.about_network({**shown, "error": 0.1}) == []
 
 
 def test_a_graph_in_pieces_is_drawn_and_keeps_what_the_stage_measured(map_):

@@ -264,6 +264,15 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
     return found
 
 
+def about_network(network: dict | None) -> list[Concern]:
+    """network: the section that puts it beside the map of the same cells."""
+    if not network or not network["pictures"] or not (network["error"] or 0) > _FAR_BY_NETWORK:
+        return []
+    text = f"Distances by the network are off by {network['error']:.0%} beside the map."
+    remedy = "Read the map as computed, and place new cells by nystrom. Components of a few far-out cells are often the"
+    return [Concern(text, f"{remedy} cause: remove such cells, or set deep_diffusion_map: prototypes to more.")]
+
+
 def _joining(results) -> str:
     """How to get a graph in fewer and larger pieces."""
     if results["affinity"].manifest["parameters"].get("bandwidth", "adaptive") == "adaptive":

@@ -59,7 +59,9 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
     map_ = _map(results, spectra, drawn, chosen)
     representation = _representation(results, drawn, columns)
     cells = page.cells(results, obs)
+    network = compared.network(results, map_["figures"][0]["all"], drawn)
     warnings = evidence.concerns(results, spectra, components, cells, representation, map_, unknown)
+    warnings += evidence.about_network(network)
     return {
         "dataset": dataset,
         "landed": None,
@@ -67,7 +69,7 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
         "warnings": warnings,
         "map": map_,
         "spectrum": _spectrum(results, spectra),
-        "network": compared.network(results, map_["figures"][0]["all"], components),
+        "network": network,
         "graph": _graph(results, spectra, components),
         "representation": representation,
         "cells": cells,
