@@ -141,8 +141,8 @@ def test_plan_as_json(folder):
 
 def test_plan_of_what_cannot_fit_ends_with_four_and_one_line_a_stage(folder):
     (folder / "small.yaml").write_text("memory: 100MB\n")
-    result = planned("small.yaml")
-    assert result.exit_code == 4
+    result = planned("--configfile", "small.yaml")
+    assert result.exit_code == planned("small.yaml").exit_code == 4
     assert result.output.count("HW-RS-004") == len(EVERY)
 
 

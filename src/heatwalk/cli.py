@@ -84,14 +84,15 @@ def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[
 
 @main.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--configfile", type=click.Path(path_type=Path), multiple=True, help="The same as CONFIG.")
 @click.option("--cores", default="all", show_default=True, callback=_cores, help="Cores that will be used.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(config: Path | None, cores: str, as_json: bool) -> None:
+def plan(config: Path | None, configfile: tuple[Path, ...], cores: str, as_json: bool) -> None:
     """Print time, peak memory and disk that every stage of CONFIG will need; exit 4 when something does not fit."""
     from heatwalk import needs
 
     with _explained():
-        checked = configuration.Plan(_config((config,) if config else ()), _top())
+        checked = configuration.Plan(_config((*((config,) if config else ()), *configfile)), _top())
         threads, memory = _threads(checked, cores), configuration.memory_bytes(checked.config["memory"])
         rows, bad = needs.of_config(checked, threads)
         too_much = needs.check(rows, memory, Path("results"))

@@ -262,7 +262,9 @@ class Plan:
             own, wanted = getattr(row, name), getattr(reference, name)
             if own != wanted:
                 cause = f"{name} is {own!r}, that of the reference {row.reference!r} is {wanted!r}"
-                remedy = f"give the query's {wanted} values (`layer` names the matrix), and set {name} to {wanted}"
+                remedy = (
+                    f"name the matrix of {wanted} in `layer` and set {name} to {wanted}, or use a reference of {own}"
+                )
                 problems.append(Problem("HW-CF-015", where, cause, remedy))
         method, maps = self.options(row.name, "extension")["method"], MAPS[reference.map]
         wanted = {"network": "deep_diffusion_map", "nystrom": "diffusion_map", "landmark": "diffusion_map"}

@@ -25,8 +25,7 @@ _WEIGHTS = (
     "The weights of the graph may hold NaN: look at pca for values that are not finite, set affinity: bandwidth: "
     "adaptive, then run affinity and diffusion_map again."
 )
-_FAR = 0.05  # relative error of diffusion distances by landmarks
-_FAR_BY_NETWORK = 0.15
+_FAR = 0.05  # relative error of diffusion distances by landmarks, or by a network
 _NARROW = 0.005  # eigengap beside the distance from 1
 
 
@@ -243,7 +242,7 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
         off = float(results["deep_diffusion_map"]["error"][...])
         text = f"Diffusion distances by the network are off by {off:.0%}.".replace("nan%", "an unknown share")
         remedy = "Set deep_diffusion_map: prototypes or rounds to more, or map to spectral for the exact one."
-        return [Concern(text, remedy)] if not off <= _FAR_BY_NETWORK else []
+        return [Concern(text, remedy)] if not off <= _FAR else []
     if missed.any():
         places = [f"{mode + 1}" for mode in np.flatnonzero(missed.any(axis=0))]
         residuals = spectra.residuals[missed]
@@ -266,7 +265,7 @@ def _about_pairs(results, spectra: Spectra) -> list[Concern]:
 
 def about_network(network: dict | None) -> list[Concern]:
     """network: the section that puts it beside the map of the same cells."""
-    if not network or not network["pictures"] or not (network["error"] or 0) > _FAR_BY_NETWORK:
+    if not network or not network["pictures"] or not (network["error"] or 0) > _FAR:
         return []
     text = f"Distances by the network are off by {network['error']:.0%} beside the map."
     remedy = "Read the map as computed, and place new cells by nystrom. Components of a few far-out cells are often the"

@@ -17,6 +17,7 @@ _POINTS = 2**17  # placed at a time: lists are then shared by many of them
 _NOVELTY_NEIGHBOR = 15
 _LOCAL = 2 / 3  # power of the local scale in the novelty: 0 is a distance, 1 a ratio of distances
 NO_LABEL = "unassigned"
+_FEW = 20  # cells of a label: the 15th neighbour of a new one is then elsewhere
 _VOTES = 2**23  # points times labels that are counted at a time
 _CALIBRATION = 0.1  # share of the reference set aside where it has no split of its own
 
@@ -119,7 +120,8 @@ def extension(
 def _coded(reference: Reference, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The values of a column of labels, and the place of every cell's among them; -1 where it has none."""
     if reference.labels is None or name not in reference.labels:
-        given = first_few([] if reference.labels is None else [str(other) for other in reference.labels]) or "none"
+        known = {} if reference.labels is None else reference.labels
+        given = first_few([str(other) for other in known if as_labels(known[other]) is not None]) or "none"
         cause = f"the reference has no labels {name!r}"
         raise BadInput(Problem("HW-EX-007", "transfer", cause, f"use some of: {given}"))
     column, n_cells = reference.labels[name], reference.points.shape[0]
@@ -136,6 +138,14 @@ def _coded(reference: Reference, name: str) -> tuple[np.ndarray, np.ndarray]:
     if not len(values):
         cause = f"no cell of the reference has a label {name!r}"
         raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "name another column"))
+    few = [str(value) for value, count in zip(values, np.bincount(codes[codes >= 0]), strict=True) if count < _FEW]
+    if few:
+        log.warning(
+            "extension: %s: fewer than %d cells of the reference are %s: new ones are hardly ever trusted",
+            name,
+            _FEW,
+            first_few(few),
+        )
     return np.asarray(values, object), codes
 
 

@@ -13,6 +13,7 @@ from heatwalk.pictures import Column
 from heatwalk.progress import log, track
 
 _FIGURES, _GROUPINGS, _GROUPS = 6, 3, 40  # of a page, tables, and rows of a table
+_UNASSIGNED = "#4B5157"
 _BEHIND = 20_000  # cells of the reference drawn in grey
 _FEW_TRUSTED, _FEW_GENES, _REMOVED = 0.8, 0.95, 0.2  # shares that a reader should know of
 
@@ -24,7 +25,10 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
     if "diffusion_map" not in reference:  # a network has one set of axes for all pieces
         component = np.zeros_like(component)
     columns = [column for name in obs.columns if (column := evidence.column(str(name), obs[name])) is not None]
-    chosen, unknown = evidence.choose(columns, [str(name) for name in obs.columns], color_by)
+    names = [str(name) for name in obs.columns]
+    # What the reference is coloured by need not be known of a query.
+    chosen, unknown = evidence.choose(columns, names, [name for name in color_by if name in names])
+    groups = evidence.choose(columns, names, ())[0]
     carried = [_carried(name, placed["labels"][name]) for name in placed["labels"]]
     first = pictures.coloured(Column("trust", values=trust.astype(np.float64)))._replace(scale=(0.0, 1.0, False))
     drawn = [first, *carried, *chosen][:_FIGURES]
@@ -40,18 +44,19 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
         "trusted": trusted,
         "date": _date(results),
         "verdict": f"{trusted:.1%} of the cells have a trust of at least {least:g}; of cells like those of {name} "
-        f"{1 - least:.0%} would.",
+        f"{1 - least:.0%} would, had the reference not seen them.",
     }
     about = {"reference": name, "least": least, "features": "genes" if cells["sparse"] else "features"}
     return {
         "dataset": dataset,
         "header": header,
-        "warnings": _concerns(header, cells, unknown, about),
+        "warnings": _concerns(header, cells, unknown, about, any(column.levels for column in groups)),
         "map": _map(results, reference, drawn, component),
         "landed": {
             **about,
             "chart": pictures.histogram(trust, "trust", "Histogram of the trust of the cells.", ends=(0.0, 1.0)),
-            "groups": _groups(chosen, trust >= least),
+            "groups": _groups(groups, trust >= least),
+            "network": "diffusion_map" not in reference,
             "labels": [_labels(obs, placed, label) for label in placed["labels"]],
             "t": _time(results, reference),
             "elsewhere": int((component > 0).sum()),
@@ -78,11 +83,11 @@ def _time(results, reference) -> float:
 
 
 def _carried(name: str, labels) -> Column:
-    """Labels carried over, with the cells that have none in grey."""
+    """Labels carried over; cells without one are darker than the grey of the reference."""
     codes = labels.cat.codes.to_numpy().astype(np.int32)
-    levels = tuple(str(level) for level in labels.cat.categories[:-1])
-    codes[codes == len(levels)] = -1
-    return pictures.coloured(Column(f"{name}, carried over", levels, codes))
+    levels = tuple(str(level) for level in labels.cat.categories)
+    column = pictures.coloured(Column(f"{name}, carried over", levels, codes))
+    return column._replace(colours=(*column.colours[:-1], _UNASSIGNED))
 
 
 def _map(results, reference, columns: list[Column], component: np.ndarray) -> dict:
@@ -142,9 +147,8 @@ def _labels(obs, placed, name: str) -> dict:
     labels, probability = placed["labels"][name], placed["probability"][name]
     means = probability.groupby(labels.to_numpy(), observed=True).mean()
     rows = [
-        (str(level), int(count), None if level == NO_LABEL else float(means[level]))
+        (str(level), int(count), None if level == NO_LABEL or not count else float(means[level]))
         for level, count in labels.value_counts().items()
-        if count
     ]
     own = as_labels(obs[name]) if name in obs else None
     agreed, given = None, labels.astype("string").reset_index(drop=True)
@@ -153,12 +157,17 @@ def _labels(obs, placed, name: str) -> dict:
     return {"name": name, "rows": rows[:_GROUPS], "left": max(len(rows) - _GROUPS, 0), "agreed": agreed}
 
 
-def _concerns(header: dict, cells: dict, unknown: list[str], about: dict) -> list[Concern]:
+def _concerns(header: dict, cells: dict, unknown: list[str], about: dict, grouped: bool) -> list[Concern]:
     found, (there, wanted) = [], header["genes"]
+    if any("without regard to case" in note for note in cells["notes"]):
+        remedy = "Gene symbols of mouse and human differ so. If it is another species, map it by orthologues."
+        found.append(Concern(f"Genes were found in {about['reference']} only without regard to case.", remedy))
     if header["trusted"] < _FEW_TRUSTED:
         text = f"Only {header['trusted']:.0%} of the cells are covered by {about['reference']}."
-        remedy = "Places and labels of the others mean little. The table by group says which they are: a whole sample "
-        remedy += "points to a batch effect, a cell type to one that the reference lacks."
+        remedy = (
+            "Places and labels of the others mean little: there may be a batch effect, or types it has not or hardly."
+        )
+        remedy += " The table by group, under Trust, says which cells they are." if grouped else ""
         found.append(Concern(text, remedy))
     if there < _FEW_GENES * wanted:
         text = (
