@@ -65,10 +65,10 @@ def test_a_network_trained_elsewhere_is_as_good(device, together):
     from heatwalk import training
     from heatwalk.conjugate import conjugate
 
-    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 600)
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 150)
     points = np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle)]).astype(np.float32)
     affinity = hw.affinity(points, hw.neighbors(points, n_neighbors=20))
-    described = training.description(points.shape, "auto", 4, 60, 1)
+    described = training.description(points.shape, "auto", 4, 30, 1)
     found = []
     for where in ("cpu", device):
         with compute.workers("threads", 2) as workers:

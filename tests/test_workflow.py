@@ -206,16 +206,6 @@ def test_a_query_s_atlas_has_places_trust_and_labels(asked):
     assert '<section id="spectrum">' not in page
 
 
-def test_cells_of_the_reference_land_where_they_are(asked, tmp_path):
-    folder = shutil.copytree(asked, tmp_path / "own", symlinks=True)
-    rows = ROWS + "toy\ttoy.h5ad\tcounts\t\t\nagain\ttoy.h5ad\tcounts\t\ttoy\n"
-    (folder / "config" / "datasets.tsv").write_text(rows)
-    done = heatwalk(folder, "run", "--cores", "2", "results/again/extension/manifest.json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    own, again = (store.read(folder / "results" / name / "pca")["coordinates"][:] for name in ("toy", "again"))
-    np.testing.assert_allclose(again, own, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
