@@ -205,21 +205,25 @@ def concerns(results, spectra: Spectra, components, cells: dict, representation:
         *_about_graph(results, spectra, components, map_),
         *_about_columns(representation),
     ]
-    if cells["share"] > _REMOVED:
-        found.append(
-            Concern(
-                f"Quality control removed {cells['share']:.0%} of the cells ({cells['gone']:,}).",
-                "Look at the histograms under Cells; loosen the threshold that removed most if it cuts a population.",
-            )
-        )
-    if unknown:
-        remedy = f"Ask for columns of obs that have at least two values: {first_few(cells['columns'], 8)}."
-        found.append(Concern(f"Asked to colour by {first_few(unknown)}, which cannot be drawn.", remedy))
+    found += about_cells(cells, unknown)
     for stage, result in results.items():
         for name, root in (result.manifest.get("inputs") or {}).items():
             if name in results and root != results[name].manifest["root"]:
                 text = f"{stage} was made from another result of {name} than the one shown here."
                 found.append(Concern(text, "Run the workflow again: it remakes what is out of step."))
+    return found
+
+
+def about_cells(cells: dict, unknown: list[str]) -> list[Concern]:
+    """What quality control removed, and columns that cannot be drawn."""
+    found = []
+    if cells["share"] > _REMOVED:
+        text = f"Quality control removed {cells['share']:.0%} of the cells ({cells['gone']:,})."
+        remedy = "Look at the histograms under Cells; loosen the threshold that removed most if it cuts a population."
+        found.append(Concern(text, remedy))
+    if unknown:
+        remedy = f"Ask for columns of obs that have at least two values: {first_few(cells['columns'], 8)}."
+        found.append(Concern(f"Asked to colour by {first_few(unknown)}, which cannot be drawn.", remedy))
     return found
 
 

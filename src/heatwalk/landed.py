@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from heatwalk import compared, evidence, page, pictures
-from heatwalk.errors import first_few
 from heatwalk.evidence import Concern
 from heatwalk.extension import NO_LABEL, as_labels
 from heatwalk.pictures import Column
@@ -15,7 +14,7 @@ from heatwalk.progress import log, track
 _FIGURES, _GROUPINGS, _GROUPS = 6, 3, 40  # of a page, tables, and rows of a table
 _UNASSIGNED = "#4B5157"
 _BEHIND = 20_000  # cells of the reference drawn in grey
-_FEW_TRUSTED, _FEW_GENES, _REMOVED = 0.8, 0.95, 0.2  # shares that a reader should know of
+_FEW_TRUSTED, _FEW_GENES = 0.8, 0.95  # shares that a reader should know of
 
 
 def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str, color_by: Sequence[str]) -> dict:
@@ -42,7 +41,7 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
         "genes": (int(genes.sum()), len(genes)),
         "modes": placed["coordinates"].shape[1],
         "trusted": trusted,
-        "date": _date(results),
+        "date": page.computed(results),
         "verdict": f"{trusted:.1%} of the cells have a trust of at least {least:g}; of cells like those of {name} "
         f"{1 - least:.0%} would, had the reference not seen them.",
     }
@@ -69,11 +68,6 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
         "features": about["features"],
         "box": pictures,
     }
-
-
-def _date(results) -> str | None:
-    started = [run["started"] for stage in results if (run := results[stage].run or {}).get("started")]
-    return page.date(max(started)) if started else None
 
 
 def _time(results, reference) -> float:
@@ -174,10 +168,4 @@ def _concerns(header: dict, cells: dict, unknown: list[str], about: dict, groupe
             f"{wanted - there:,} of the {wanted:,} {about['features']} that the reference was made from are not there."
         )
         found.append(Concern(text, "They count as at their mean. Use a source that has them, if there is one."))
-    if cells["share"] > _REMOVED:
-        text = f"Quality control removed {cells['share']:.0%} of the cells ({cells['gone']:,})."
-        found.append(Concern(text, "Look at the histograms under Cells; loosen the threshold that removed most."))
-    if unknown:
-        remedy = f"Ask for columns of obs that have at least two values: {first_few(cells['columns'], 8)}."
-        found.append(Concern(f"Asked to colour by {first_few(unknown)}, which cannot be drawn.", remedy))
-    return found
+    return found + evidence.about_cells(cells, unknown)

@@ -81,6 +81,12 @@ def stages(results) -> list[dict]:
     return rows
 
 
+def computed(results) -> str | None:
+    """When the last stage began, for people."""
+    started = [run["started"] for stage in results if (run := results[stage].run or {}).get("started")]
+    return date(max(started)) if started else None
+
+
 def totals(results) -> dict:
     runs = [results[stage].run or {} for stage in results]
     return {

@@ -87,7 +87,6 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
 def _header(results, spectra: Spectra, components: np.ndarray) -> dict:
     cells = results["cells"]
     selected = np.asarray(cells["selected"][:]) if "selected" in cells else None
-    started = [run["started"] for stage in results if (run := results[stage].run or {}).get("started")]
     n_graph = int(components.max()) + 1
     graph = "the graph is connected" if n_graph == 1 else f"the graph is in {n_graph} pieces"
     return {
@@ -95,7 +94,7 @@ def _header(results, spectra: Spectra, components: np.ndarray) -> dict:
         "genes": None if selected is None else (int(selected.sum()), len(selected)),
         "graph": n_graph,
         "modes": spectra.eigenvalues.shape[1],
-        "date": page.date(max(started)) if started else None,
+        "date": page.computed(results),
         "verdict": f"{evidence.verdict(results, spectra)}; recall {recall(results):.3f}; {graph}.",
     }
 
