@@ -11,6 +11,7 @@ Stages are plain functions on arrays that return named tuples; `hw.scverse` has 
 from heatwalk import scverse, spaces
 from heatwalk.affinity import Affinity, affinity
 from heatwalk.cells import Cells, cells
+from heatwalk.curvature import Curvature, curvature
 from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, distance_error
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
@@ -23,6 +24,7 @@ __all__ = [
     "Affinity",
     "BadInput",
     "Cells",
+    "Curvature",
     "DeepDiffusionMap",
     "DiffusionMap",
     "Extension",
@@ -36,6 +38,7 @@ __all__ = [
     "affinity",
     "cells",
     "coordinates",
+    "curvature",
     "deep_diffusion_map",
     "diffusion_map",
     "distance_error",
