@@ -1,8 +1,8 @@
 """Surfaces through points: quadrics fitted by moving least squares, and the curvature that they have.
 
 Around a cell the data is written as a graph over its tangent space, y = c + G u + B(u, u) / 2 with values in the normal
-space. The cell is moved onto its own surface along the normals and the fit repeated, so that its own noise neither tilts
-nor shifts what is fitted.
+space. The cell is moved onto its own surface along the normals and the fit repeated, so that its own noise neither
+tilts nor shifts what is fitted.
 """
 
 from math import gamma, pi, sqrt
