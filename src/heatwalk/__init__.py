@@ -18,6 +18,7 @@ from heatwalk.extension import Extension, Reference, extension
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.pca import Pca, pca
+from heatwalk.pseudotime import Pseudotime, pseudotime
 
 __all__ = [
     "Affinity",
@@ -32,6 +33,7 @@ __all__ = [
     "OutOfResources",
     "Pca",
     "Problem",
+    "Pseudotime",
     "Reference",
     "affinity",
     "cells",
@@ -43,6 +45,7 @@ __all__ = [
     "neighbors",
     "open_input",
     "pca",
+    "pseudotime",
     "scverse",
     "spaces",
 ]
