@@ -39,12 +39,13 @@ def genes(cells, variables: np.ndarray, *, block_cells: int = compute.BLOCK_CELL
     n_cells, n_variables = variables.shape
     known = np.isfinite(variables)
     counts = known.sum(axis=0)
-    middle = np.where(known, variables, 0).sum(axis=0) / np.maximum(counts, 1)
-    centred = np.where(known, variables - middle, 0.0)
+    middle = [variables[known[:, place], place].sum() / max(counts[place], 1) for place in range(n_variables)]
+    centred = variables - middle
+    centred[~known] = 0
     bins = np.column_stack([_bins(variables[:, place]) for place in range(n_variables)])
     ranges = compute.blocks(n_cells, block_cells)
     sums, squares, products, shift = _summed(cells, centred, bins, ranges, threads)
-    spread = (centred**2).sum(axis=0)
+    spread = np.einsum("cv,cv->v", centred, centred)
     with np.errstate(divide="ignore", invalid="ignore"):
         total, square = sums.sum(axis=1), squares.sum(axis=1)  # (variable, gene)
         about = square - total**2 / counts[:, None]
@@ -56,6 +57,11 @@ def genes(cells, variables: np.ndarray, *, block_cells: int = compute.BLOCK_CELL
         relevance = _relevance(sums, squares, bins, about / (counts[:, None] - 1))
     p_value = _p_values(correlation, counts)
     return Genes(correlation.T, p_value.T, _adjusted(p_value).T, relevance.T)
+
+
+def bytes_held(n_cells: int, n_genes: int, n_variables: int, threads: int) -> int:
+    """Bytes of the variables, and of the sums of all blocks under way."""
+    return 8 * n_variables * (n_genes * (2 * _BINS + 1) * (2 * threads + 2) + 3 * n_cells)
 
 
 def _bins(variable: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """pseudotime: diffusion pseudotime from roots, branches, and the genes that go with it and with the components."""
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from heatwalk import arrays, compute
 from heatwalk.branches import TIPS, branched
+from heatwalk.deep_diffusion_map import DeepDiffusionMap
+from heatwalk.diffusion_map import DiffusionMap
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.genes import genes
 from heatwalk.progress import log
@@ -88,6 +90,12 @@ def pseudotime(
     return Pseudotime(**{name: out[name] for name in Pseudotime._fields if name in out})
 
 
+def map_of(results: Mapping[str, Mapping]) -> DiffusionMap | DeepDiffusionMap:
+    """The map among published results: that of the eigenvectors where there is one."""
+    spectral = "diffusion_map" in results
+    return DiffusionMap(**results["diffusion_map"]) if spectral else DeepDiffusionMap(**results["deep_diffusion_map"])
+
+
 def suggested(obs) -> list[str]:
     """Roots that columns of obs may stand for: the earliest cells of those that sound like a time.
 
@@ -127,11 +135,11 @@ def _places(map_, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         cause = f"the map is of {vectors.shape[0]} cells, the graph of {len(components)}"
         raise BadInput(Problem("HW-PT-001", "pseudotime", cause, "give the map of this graph"))
     factors, of_component = _scale(map_, components)
-    places, reason = np.array(vectors[:], np.float64), of_component[components]
-    if factors is not None:
-        for rows in compute.blocks(len(places), compute.BLOCK_CELLS):
+    places, reason = np.empty(vectors.shape), of_component[components]
+    for rows in compute.blocks(len(places), compute.BLOCK_CELLS):
+        places[rows] = vectors[rows]
+        if factors is not None:  # a mode that a component is too small for adds nothing
             own = factors[components[rows]]
-            # A mode that a component is too small for adds nothing.
             places[rows] = np.where(np.isnan(own), 0.0, places[rows] * own)
     reason[~np.isfinite(places).all(axis=1) & (reason == KNOWN)] = NO_PLACE
     return places, reason
@@ -248,7 +256,10 @@ def _with_value(column, value: str, text: str) -> np.ndarray:
 
 def _genes_of(time: np.ndarray, map_, inside: np.ndarray, cells, out: MutableMapping, limits: dict) -> None:
     """Fill `out` with the genes of pseudotime and of every mode. Modes of two components have nothing in common."""
-    variables = np.column_stack([time, np.asarray(_modes(map_)[:], np.float64)])
+    modes = _modes(map_)
+    variables = np.empty((len(time), 1 + modes.shape[1]))
+    for rows in compute.blocks(len(time), compute.BLOCK_CELLS):
+        variables[rows, 0], variables[rows, 1:] = time[rows], modes[rows]
     variables[~inside] = np.nan
     for name, values in genes(cells, variables, **limits)._asdict().items():
         arrays.make(out, name, values.shape, np.float64)[...] = values
