@@ -11,7 +11,7 @@ import scipy.sparse
 import heatwalk as hw
 from heatwalk.branches import taus
 from heatwalk.genes import genes
-from heatwalk.pseudotime import NO_DECAY, NO_PLACE, NO_ROOT, REASONS, suggested
+from heatwalk.pseudotime import NO_DECAY, NO_PLACE, NO_ROOT, REASONS, map_of, suggested
 
 
 def made(points, n_components=None, **options):
@@ -112,6 +112,13 @@ def test_the_places_of_a_network_give_its_diffusion_distance():
     places = hw.coordinates(map_.eigenvalues, map_.eigenvectors, graph.components, t=2) @ turn
     found = hw.pseudotime(SimpleNamespace(coordinates=places), graph, roots=[3])
     np.testing.assert_allclose(found.pseudotime, np.linalg.norm(places - places[3], axis=1), atol=1e-12)
+
+
+def test_the_map_of_a_dataset_is_the_spectral_one_where_there_is_one():
+    spectral, network = dict.fromkeys(hw.DiffusionMap._fields, 1), dict.fromkeys(hw.DeepDiffusionMap._fields, 2)
+    both = {"diffusion_map": spectral, "deep_diffusion_map": network}
+    assert isinstance(map_of(both), hw.DiffusionMap)
+    assert isinstance(map_of({"deep_diffusion_map": network}), hw.DeepDiffusionMap)
 
 
 # ---- cells without one -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, di
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
 from heatwalk.extension import Extension, Reference, extension
+from heatwalk.genes import Genes, genes
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.pca import Pca, pca
@@ -27,6 +28,7 @@ __all__ = [
     "DeepDiffusionMap",
     "DiffusionMap",
     "Extension",
+    "Genes",
     "HeatwalkError",
     "Locked",
     "Neighbors",
@@ -42,6 +44,7 @@ __all__ = [
     "diffusion_map",
     "distance_error",
     "extension",
+    "genes",
     "neighbors",
     "open_input",
     "pca",

@@ -2,8 +2,8 @@
 
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
-training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime, then each
-mode), `tip` and `side` (of a branching).
+training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
+then each mode), `tip` and `side` (of a branching).
 """
 
 from typing import NamedTuple
