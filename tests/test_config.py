@@ -248,3 +248,39 @@ def test_a_query_wants_of_its_reference_what_it_borrows(tmp_path, monkeypatch):
     plan = plan_of(tmp_path, monkeypatch, "known\tx\tcounts\t\t\t\tpca", "q\ty\tcounts\t\t\tknown")
     assert plan.wanted("known") == ["cells", "pca", "neighbors", "affinity", "diffusion_map"]
     assert plan.wanted("q") == ["cells", "pca", "extension", "atlas", "report"]
+
+
+def planned(tmp_path, row, changes):
+    """The plan of one dataset of counts."""
+    table = written(tmp_path / "datasets.tsv", f"name\tsource\tkind\tmap\tstages\n{row}\n")
+    return config.Plan({"datasets": str(table), **changes}, ROOT)
+
+
+ROOTS = {"overrides": {"a": {"pseudotime": {"roots": ["day=0"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "there"),
+    [
+        ("a\ta.h5ad\tcounts", {}, False),
+        ("a\ta.h5ad\tcounts", ROOTS, True),
+        ("a\ta.h5ad\tcounts", {"pseudotime": {"roots": ["day=0"]}}, True),
+        ("a\ta.h5ad\tcounts\t\tpseudotime", ROOTS, True),
+        ("a\ta.h5ad\tcounts\t\tneighbors", ROOTS, False),
+    ],
+)
+def test_pseudotime_runs_where_there_are_roots(tmp_path, row, changes, there):
+    plan = planned(tmp_path, row, changes)
+    assert ("pseudotime" in plan.wanted("a")) == there
+    assert ("pseudotime" in config.depends("report", plan.datasets["a"])) == there
+
+
+@pytest.mark.parametrize(("map_", "used"), [("spectral", "diffusion_map"), ("neural", "deep_diffusion_map")])
+def test_pseudotime_is_made_from_the_map_there_is(tmp_path, map_, used):
+    plan = planned(tmp_path, f"a\ta.h5ad\tcounts\t{map_}", ROOTS)
+    assert config.depends("pseudotime", plan.datasets["a"]) == ("cells", "affinity", used)
+
+
+def test_pseudotime_without_roots_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"HW-CF-018 .*stages has pseudotime, and pseudotime: roots is empty; set overr"):
+        planned(tmp_path, "a\ta.h5ad\tcounts\t\tpseudotime", {})

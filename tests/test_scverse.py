@@ -150,3 +150,22 @@ def test_scanpy_reads_the_graph_by_its_key(adata):
     view = scanpy.Neighbors(adata, neighbors_key="heatwalk")
     assert view.connectivities.shape == (150, 150)
     assert view.distances.nnz == 150 * 8
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_pseudotime_writes_what_the_functions_give(adata, form):
+    if form == "dense":
+        adata.X = adata.X.toarray()
+    hw.scverse.neighbors(adata, n_neighbors=8)
+    with pytest.raises(hw.BadInput, match=r"HW-SC-004 .*there is no map of this graph; run heatwalk.scverse.diff"):
+        hw.scverse.pseudotime(adata, roots=["cell3"])
+    hw.scverse.diffusion_map(adata, n_components=4, t=2)
+    hw.scverse.pseudotime(adata, roots=["cell3"])
+    graph = hw.affinity(adata.obsm["X_pca"], hw.neighbors(adata.obsm["X_pca"], n_neighbors=8))
+    found = hw.pseudotime(hw.diffusion_map(graph, n_components=4), graph, roots=[3])
+    np.testing.assert_allclose(adata.obs["heatwalk_pseudotime"], found.pseudotime, atol=1e-9)
+    np.testing.assert_array_equal(adata.obs["heatwalk_branch"], found.branch)
+    assert list(adata.uns["heatwalk"]["pseudotime"]["roots"]) == ["cell3"]
+    dense = adata.X if form == "dense" else adata.X.toarray()
+    r = np.corrcoef(dense[:, 2], found.pseudotime)[0, 1]
+    np.testing.assert_allclose(adata.varm["heatwalk_correlation"][2, 0], r, atol=1e-6)

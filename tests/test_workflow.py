@@ -246,6 +246,60 @@ def test_a_network_alone_makes_the_map_and_places_a_query(both):
     assert "A network stands for the pairs here" in page
 
 
+ROOTS = "overrides: {toy: {pseudotime: {roots: [time=min]}}}\n"
+
+
+@pytest.fixture(scope="module")
+def rooted(finished, tmp_path_factory):
+    """The finished run with roots added, what a dry run would do then, and the rest done."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("roots") / "rooted", symlinks=True)
+    (folder / "config" / "config.yaml").write_text(OPTIONS + ROOTS)
+    (folder / "planned").write_text(" ".join(jobs(folder)))
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_roots_add_pseudotime_and_rerun_what_shows_it(rooted, finished):
+    ran = set((rooted / "planned").read_text().split())
+    assert ran == {"toy/pseudotime", "toy/atlas", "toy/report"}
+    assert not (finished / "results" / "toy" / "pseudotime").exists()
+    assert jobs(rooted) == set()
+    assert heatwalk(rooted, "verify", "results").returncode == 0
+    inputs = manifest(rooted, "pseudotime")["inputs"]
+    assert inputs == {stage: roots(finished)[stage] for stage in ("cells", "affinity", "diffusion_map")}
+
+
+def test_pseudotime_is_in_atlas_and_report(rooted, finished):
+    from scipy.stats import spearmanr
+
+    atlas = anndata.read_h5ad(rooted / "results" / "toy" / "atlas" / "atlas.h5ad")
+    assert spearmanr(atlas.obs["heatwalk_pseudotime"], atlas.obs["time"]).statistic > 0.9
+    assert set(atlas.obs["heatwalk_pseudotime_reason"]) == {"known"}
+    assert set(atlas.obs["heatwalk_branch"]) <= {0, 1, 2, 3}
+    assert list(atlas.uns["heatwalk"]["pseudotime"]["roots"]) == [atlas.obs["time"].idxmin()]
+    for name in ("correlation", "p_value", "false_discovery_rate", "relevance"):
+        assert atlas.varm[f"heatwalk_{name}"].shape == (90, 6)
+        np.testing.assert_array_equal(atlas.var[f"heatwalk_pseudotime_{name}"], atlas.varm[f"heatwalk_{name}"][:, 0])
+    r = np.corrcoef(atlas.X[:, [4]].toarray().ravel(), atlas.obs["heatwalk_pseudotime"])[0, 1]
+    np.testing.assert_allclose(atlas.varm["heatwalk_correlation"][4, 0], r, atol=1e-5)
+    page = (rooted / "results" / "toy" / "report" / "report.html").read_text()
+    best = atlas.var["heatwalk_pseudotime_correlation"].abs().idxmax()
+    assert f"<tr><td><bdi>{best}</bdi></td>" in page.partition('<section id="pseudotime">')[2]
+    assert "(asked for as <bdi>time=min</bdi>)" in page
+    assert 'id="pseudotime"' not in (finished / "results" / "toy" / "report" / "report.html").read_text()
+
+
+def test_a_root_that_is_not_there_ends_with_2_and_the_old_result_stands(rooted, tmp_path):
+    folder = shutil.copytree(rooted, tmp_path / "bad", symlinks=True)
+    before = manifest(folder, "pseudotime")
+    (folder / "bad.yaml").write_text(ROOTS.replace("time=min", "cell900"))
+    done = heatwalk(folder, "run", "--cores", "1", "--configfile", "bad.yaml")
+    assert done.returncode == 2
+    assert "HW-PT-003" in done.stderr
+    assert manifest(folder, "pseudotime") == before
+
+
 AFTER = {stage: set(STAGES[STAGES.index(stage) :]) for stage in STAGES}
 
 

@@ -16,9 +16,11 @@ from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, di
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
 from heatwalk.extension import Extension, Reference, extension
+from heatwalk.genes import Genes, genes
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.pca import Pca, pca
+from heatwalk.pseudotime import Pseudotime, pseudotime
 
 __all__ = [
     "Affinity",
@@ -28,12 +30,14 @@ __all__ = [
     "DeepDiffusionMap",
     "DiffusionMap",
     "Extension",
+    "Genes",
     "HeatwalkError",
     "Locked",
     "Neighbors",
     "OutOfResources",
     "Pca",
     "Problem",
+    "Pseudotime",
     "Reference",
     "affinity",
     "cells",
@@ -43,9 +47,11 @@ __all__ = [
     "diffusion_map",
     "distance_error",
     "extension",
+    "genes",
     "neighbors",
     "open_input",
     "pca",
+    "pseudotime",
     "scverse",
     "spaces",
 ]

@@ -13,8 +13,10 @@ from heatwalk.diffusion_map import coordinates
 from heatwalk.draft import encoding, write_element
 from heatwalk.errors import BadInput, Problem
 from heatwalk.progress import log, track
+from heatwalk.pseudotime import REASONS
 
 _EDGE_BLOCK = 2**20
+_OF_GENES = ("correlation", "p_value", "false_discovery_rate", "relevance")  # of pseudotime
 
 
 class Atlas(NamedTuple):
@@ -39,7 +41,9 @@ def atlas(
     obsm["X_diffusion_map"] = lambda^t psi (see `diffusion_map.coordinates`), without the trivial component;
     obsm["X_deep_diffusion_map"] the network's coordinates, where there is one. Of a query they are those of
     `extension`, with obs["heatwalk_trust"], ["heatwalk_novelty"], ["NAME_transferred"] and ["NAME_probability"]; it has
-    no graph.
+    no graph. With pseudotime: obs["heatwalk_pseudotime"], ["heatwalk_branch"], ["heatwalk_pseudotime_reason"];
+    varm["heatwalk_correlation"], ["heatwalk_p_value"], ["heatwalk_false_discovery_rate"], ["heatwalk_relevance"],
+    (gene, variable) of pseudotime and then each mode; the first column of each also in var.
     obsp["connectivities"] is the kernel before alpha without its diagonal, obsp["distances"] the neighbour distances,
     uns["neighbors"] says so as scanpy and CellRank expect; uns["heatwalk"][stage] holds what explains each array.
     scanpy_export adds obsm["X_diffmap"] and uns["diffmap_evals"] with the trivial pair first, for scanpy.tl.dpt.
@@ -53,7 +57,7 @@ def atlas(
     for name in ("layers", "obsm", "obsp", "varm", "varp"):
         _dictionary(group, name)
     write_element(group, "obs", _obs(cells, results))
-    write_element(group, "var", _var(cells))
+    write_element(group, "var", _var(cells, results))
     _write_values(group, cells, kind, matrix, block_cells)
     _write_embeddings(group, results, cells, t, scanpy_export)
     if "neighbors" in results:
@@ -92,12 +96,18 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
     obs["heatwalk_degree"] = np.asarray(graph["degrees"][:])
     obs["heatwalk_density"] = np.asarray(graph["density"][:])
     obs["heatwalk_bandwidth"] = np.asarray(graph["bandwidths"][:])
+    if "pseudotime" in results:
+        found = results["pseudotime"]
+        obs["heatwalk_pseudotime"], obs["heatwalk_branch"] = (found[name][:] for name in ("pseudotime", "branch"))
+        obs["heatwalk_pseudotime_reason"] = pandas.Categorical.from_codes(np.asarray(found["reason"][:]), REASONS)
     return obs
 
 
-def _var(cells: Cells):
+def _var(cells: Cells, results: Mapping[str, Any]):
     var = cells.var.copy()
     var["heatwalk_selected"] = np.asarray(cells.selected[:])
+    for name in _OF_GENES if "pseudotime" in results else ():
+        var[f"heatwalk_pseudotime_{name}"] = np.asarray(results["pseudotime"][name][:, 0])
     return var
 
 
@@ -135,6 +145,8 @@ def _write_embeddings(group, results, cells: Cells, t: float, scanpy_export: boo
         _dense(group["obsm"], "X_diffusion_map", embedding)
     if "deep_diffusion_map" in results:
         _dense(group["obsm"], "X_deep_diffusion_map", results["deep_diffusion_map"]["coordinates"])
+    for name in _OF_GENES if "pseudotime" in results else ():
+        _dense(group["varm"], f"heatwalk_{name}", results["pseudotime"][name])
     if "extension" in results:
         _dense(group["obsm"], f"X_{landed_in(results['extension'])}", results["extension"]["coordinates"])
     elif scanpy_export:
@@ -211,10 +223,14 @@ def _explanations(results, scanpy_export: bool) -> dict:
         "pca": ("variances", "total_variance"),
         "neighbors": ("recall", "probes"),
         "diffusion_map": ("eigenvalues", "residuals", "converged", "spectrum"),
+        "pseudotime": ("tips", "agreement"),
         "deep_diffusion_map": ("eigenvalues", "residuals", "energy", "error", "error_deciles", "error_cells"),
     }
     for stage, names in ((stage, names) for stage, names in small.items() if stage in results):
         explained[stage] |= {name: np.asarray(results[stage][name][...]) for name in names}
+    if "pseudotime" in results:
+        roots = results["pseudotime"]["roots"]
+        explained["pseudotime"] |= {"roots": np.array(roots.index, str), "asked": np.array(roots["asked"], str)}
     if "neighbors" not in results:
         return {"heatwalk": explained}
     options = results["neighbors"].manifest["parameters"]

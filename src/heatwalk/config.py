@@ -20,6 +20,7 @@ DEPENDS = {
     "affinity": ("pca", "neighbors"),
     "diffusion_map": ("affinity",),
     "deep_diffusion_map": ("pca", "affinity"),
+    "pseudotime": ("cells", "affinity"),
     "extension": (),
     "atlas": ("cells", "pca", "neighbors", "affinity"),
     "report": ("cells", "pca", "neighbors", "affinity", "atlas"),
@@ -100,7 +101,10 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
     """
     if row.reference:
         return _OF_A_QUERY[stage]
-    return DEPENDS[stage] + (MAPS[row.map] if stage in _SHOW_THE_MAP else ())
+    if stage == "pseudotime":
+        return DEPENDS[stage] + MAPS[row.map][:1]
+    optional = tuple(name for name in ("pseudotime",) if name in row.stages)
+    return DEPENDS[stage] + (MAPS[row.map] + optional if stage in _SHOW_THE_MAP else ())
 
 
 def needed(row: Dataset) -> list[str]:
@@ -218,6 +222,7 @@ class Plan:
             problems += checked(row, f"{table}: {row.name}")
         if problems:
             raise BadInput(*problems)
+        self.datasets = {name: self._with_optional(row) for name, row in self.datasets.items()}
         self.base = table.parent
         roots = [self.base / root for root in self.config["roots"]] or [self.base]
         self.roots = [*roots, *filter(None, [installed_data()])]
@@ -229,6 +234,12 @@ class Plan:
         reference = self.datasets[dataset].reference
         taken = self.options(reference, stage) if reference and stage in INHERITED else {}
         return {**options, **{name: taken[name] for name in INHERITED.get(stage, ()) if taken}}
+
+    def _with_optional(self, row: Dataset) -> Dataset:
+        """A row that also asks for the stages which its options ask for, where they will be shown."""
+        roots = not row.reference and self.options(row.name, "pseudotime")["roots"]
+        added = roots and "pseudotime" not in row.stages and {*row.stages} & {*_SHOW_THE_MAP}
+        return row._replace(stages=(*row.stages, "pseudotime")) if added else row
 
     def wanted(self, dataset: str) -> list[str]:
         """The stages of a dataset that are asked for, by itself or by its queries, and all they are made from."""
@@ -279,6 +290,10 @@ class Plan:
         if "extension" in row.stages:
             cause = "extension is for a query, and the column reference is empty"
             problems.append(Problem("HW-CF-013", where, cause, "name a reference, or remove the stage"))
+        if "pseudotime" in row.stages and not self.options(row.name, "pseudotime")["roots"]:
+            cause = "stages has pseudotime, and pseudotime: roots is empty"
+            remedy = f"set overrides: {{{row.name}: {{pseudotime: {{roots: [NAME OF A CELL]}}}}}}, or remove the stage"
+            problems.append(Problem("HW-CF-018", where, cause, remedy))
         if row.map == "neural" and self.options(row.name, "atlas")["scanpy_export"]:
             cause = "atlas: scanpy_export needs eigenvectors, and map is neural"
             remedy = f"set map to both, or overrides: {{{row.name}: {{atlas: {{scanpy_export: false}}}}}}"

@@ -15,7 +15,7 @@ _PROCESS = 165e6  # bytes of a stage that has read nothing
 _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
-_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "extension")
+_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "pseudotime", "extension")
 _PLACED = 2**17  # new cells placed at a time
 
 
@@ -106,8 +106,10 @@ def of_results(
         size |= {"n_cells": affinity["degrees"].shape[0], "n_edges": affinity["indices"].shape[0]}
     if "neighbors" in borrowed:
         size["n_reference"], size["n_neighbors"] = borrowed["neighbors"]["indices"].shape
-    if "diffusion_map" in borrowed:
-        size["n_modes"] = borrowed["diffusion_map"]["eigenvectors"].shape[1]
+    for name, array in (("deep_diffusion_map", "coordinates"), ("diffusion_map", "eigenvectors")):
+        for known in (results, borrowed):
+            if name in known:
+                size["n_modes"] = known[name][array].shape[1]
     for name, field in (
         ("n_neighbors", "n_neighbors"),
         ("n_components", "n_modes"),
@@ -211,6 +213,15 @@ def _deep_diffusion_map(
     return 40 + 10 * rounds, held - _PROCESS, 4 * n * size.n_modes + 2e6, matrix if streams else 0
 
 
+def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    from heatwalk.genes import bytes_held
+
+    n, variables = size.n_cells, size.n_modes + 1
+    block = min(block_cells, n) * size.n_stored / max(n, 1)
+    held = bytes_held(n, size.n_columns, variables, threads) + 40 * block * threads + 400 * n
+    return 1e-9 * size.n_stored * variables + 1e-6 * n, held, 10 * n + 26 * size.n_columns * variables, 0
+
+
 def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     n, row, placed = size.n_reference, size.dimension * size.value_bytes, min(size.n_cells, _PLACED)
     gathered = n * row + 4e7 if n <= 20_000 else min(2.0**28, 2 * n * row) + 10e6 * threads
@@ -236,6 +247,7 @@ _STAGES: Mapping = {
     "affinity": _affinity,
     "diffusion_map": _diffusion_map,
     "deep_diffusion_map": _deep_diffusion_map,
+    "pseudotime": _pseudotime,
     "extension": _extension,
     "atlas": _atlas,
     "report": _report,

@@ -10,7 +10,9 @@ import numpy as np
 from heatwalk import pictures
 from heatwalk.pictures import number
 
-_STAGES = ("cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "extension", "atlas")
+_STAGES = (
+    "cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "pseudotime", "extension", "atlas"
+)  # fmt: skip
 
 
 def draw(points: np.ndarray, column: pictures.Column, view: tuple[int, int | None], pixels: int) -> pictures.Picture:

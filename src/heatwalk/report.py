@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import compared, evidence, landed, page, pictures
+from heatwalk import compared, course, evidence, landed, page, pictures
 from heatwalk.evidence import Spectra, recall
 from heatwalk.pictures import Column, number
 from heatwalk.progress import log, track
@@ -61,7 +61,8 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
     cells = page.cells(results, obs)
     network = compared.network(results, map_["figures"][0]["all"], drawn)
     warnings = evidence.concerns(results, spectra, components, cells, representation, map_, unknown)
-    warnings += evidence.about_network(network)
+    time_course = course.section(results)
+    warnings += [*evidence.about_network(network), *course.concerns(time_course)]
     return {
         "dataset": dataset,
         "landed": None,
@@ -70,6 +71,7 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
         "map": map_,
         "spectrum": _spectrum(results, spectra),
         "network": network,
+        "course": time_course,
         "graph": _graph(results, spectra, components),
         "representation": representation,
         "cells": cells,

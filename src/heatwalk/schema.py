@@ -2,7 +2,8 @@
 
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
-training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference).
+training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
+then each mode), `tip` and `side` (of a branching).
 """
 
 from typing import NamedTuple
@@ -91,6 +92,20 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "excess": Array((), "f", "Loss beyond the least that so many components can have."),
         "weights": Array(("byte",), "u", "The network's weights as safetensors."),
         "description": Array(("byte",), "u", "What the network is, JSON."),
+    },
+    "pseudotime": {
+        "pseudotime": Array(("cell",), "f", "Diffusion pseudotime: distance from the nearest root; NaN for a reason."),
+        "reason": Array(
+            ("cell",), "u", "Why a cell has none: 0 it has, 1 no root, 2 no place in the map, 3 an eigenvalue of 1."
+        ),
+        "branch": Array(("cell",), "i", "1 the root's, 2, 3; 0 at the crossing or none; -1 without pseudotime."),
+        "roots": Array(("root",), "table", "Roots by name: cell, component, and what was asked for."),
+        "tips": Array(("component", "tip"), "i", "Cells at the ends of the three branches, -1 where not looked for."),
+        "agreement": Array(("component", "tip", "side"), "f", "Kendall's tau before and beyond the cut of a branch."),
+        "correlation": Array(("gene", "variable"), "f", "Pearson's r of a gene with pseudotime and with every mode."),
+        "p_value": Array(("gene", "variable"), "f", "Of that r, two-sided, cells taken for independent."),
+        "false_discovery_rate": Array(("gene", "variable"), "f", "p adjusted over genes (Benjamini, Hochberg)."),
+        "relevance": Array(("gene", "variable"), "f", "Norm of the derivative of the gene's mean along the variable."),
     },
     "extension": {
         "coordinates": Array(("cell", "mode"), "f", "Coordinates in the map of the reference."),

@@ -2,17 +2,23 @@
 
 hw.scverse.neighbors(adata, use_rep="X_pca")
 hw.scverse.diffusion_map(adata)             # obsm["X_diffusion_map"], uns["heatwalk"]["diffusion_map"]
+hw.scverse.pseudotime(adata, roots=["day=0"])    # obs["heatwalk_pseudotime"], obs["heatwalk_branch"]
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 
 from heatwalk.affinity import Affinity
 from heatwalk.affinity import affinity as _affinity
-from heatwalk.diffusion_map import coordinates
+from heatwalk.cells import Cells
+from heatwalk.diffusion_map import DiffusionMap, coordinates
 from heatwalk.diffusion_map import diffusion_map as _diffusion_map
 from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.genes import Genes
 from heatwalk.neighbors import neighbors as _neighbors
+from heatwalk.pseudotime import pseudotime as _pseudotime
 
 _VECTORS = ("degrees", "density", "bandwidths", "stationary", "components", "order")
 
@@ -72,6 +78,41 @@ def diffusion_map(
         "obsm_key": key_added,
         "t": t,
     }
+
+
+def pseudotime(adata, *, roots: Sequence[str], neighbors_key: str = "heatwalk", key_added: str = "heatwalk") -> None:
+    """Diffusion pseudotime on the map that `diffusion_map` left; roots as in `heatwalk.pseudotime`.
+
+    Writes obs["{key_added}_pseudotime"] and ["{key_added}_branch"], the names of the roots to
+    uns[neighbors_key]["pseudotime"], and correlation, p_value, false_discovery_rate and relevance of the genes, with
+    pseudotime and each mode, to varm["{key_added}_correlation"] and so on. X is taken for normalised.
+    """
+    graph = _graph(adata, neighbors_key)
+    made = adata.uns[neighbors_key].get("diffusion_map")
+    if made is None or made["obsm_key"] not in adata.obsm:
+        remedy = "run heatwalk.scverse.diffusion_map(adata) first"
+        raise BadInput(Problem("HW-SC-004", f"adata.uns[{neighbors_key!r}]", "there is no map of this graph", remedy))
+    ones = np.ones_like(adata.obsm[made["obsm_key"]])
+    scale = coordinates(made["eigenvalues"], ones, graph.components, t=made["t"])
+    vectors = adata.obsm[made["obsm_key"]] / scale
+    pairs = {name: made[name] for name in ("eigenvalues", "residuals", "converged")}
+    map_ = DiffusionMap(**pairs, eigenvectors=vectors, spectrum=None, solver=None, products=None, landmark_error=None)
+    found = _pseudotime(map_, graph, _cells(adata), roots=roots)
+    adata.obs[f"{key_added}_pseudotime"], adata.obs[f"{key_added}_branch"] = found.pseudotime, found.branch
+    for name in Genes._fields:
+        adata.varm[f"{key_added}_{name}"] = getattr(found, name)
+    adata.uns[neighbors_key]["pseudotime"] = {"roots": found.roots.index.to_numpy(str), "tips": found.tips}
+
+
+def _cells(adata) -> Cells:
+    """The values of X as they are."""
+    n_cells, n_genes = adata.shape
+    known = {"obs": adata.obs, "var": adata.var, "removed": None, "split": None, "item_shape": None}
+    plain = {"size_factors": np.ones(n_cells), "selected": np.ones(n_genes, bool), "logarithm": np.bool_(False)}
+    if not scipy.sparse.issparse(adata.X):
+        return Cells(**known, **plain, values=np.asarray(adata.X))
+    matrix = scipy.sparse.csr_array(adata.X)
+    return Cells(**known, **plain, indptr=matrix.indptr, indices=matrix.indices, data=matrix.data)
 
 
 def _representation(adata, use_rep: str) -> np.ndarray:

@@ -78,3 +78,28 @@ rule diffusion_map:
         seed=heatwalk_rules.seed,
     shell:
         heatwalk_rules.command("diffusion_map") + " --seed {params.seed}"
+
+
+rule pseudotime:
+    input:
+        unpack(heatwalk_rules.inputs("pseudotime")),
+    output:
+        update("results/{dataset}/pseudotime/manifest.json"),
+    log:
+        "logs/{dataset}/pseudotime.log",
+    benchmark:
+        "logs/{dataset}/pseudotime.benchmark.tsv"
+    conda:
+        "../../envs/base.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+    params:
+        options=heatwalk_rules.options_of("pseudotime"),
+        code=heatwalk_rules.code("pseudotime"),
+        request=heatwalk_rules.request("pseudotime"),
+        block_cells=heatwalk_rules.block_cells,
+    shell:
+        heatwalk_rules.command("pseudotime")
