@@ -9,6 +9,7 @@ import numpy as np
 
 from heatwalk import compute
 from heatwalk.cells import Cells, normalised
+from heatwalk.curvature import REASONS as WHY_NOT_BENT
 from heatwalk.diffusion_map import coordinates
 from heatwalk.draft import encoding, write_element
 from heatwalk.errors import BadInput, Problem
@@ -16,7 +17,17 @@ from heatwalk.progress import log, track
 from heatwalk.pseudotime import REASONS
 
 _EDGE_BLOCK = 2**20
-_OF_GENES = ("correlation", "p_value", "false_discovery_rate", "relevance")  # of pseudotime
+_OF_GENES = ("correlation", "p_value", "false_discovery_rate", "relevance")  # of curvature and pseudotime
+_CURVATURE = {  # names in the result and in obs
+    "curvature": "curvature",
+    "uncertainty": "curvature_uncertainty",
+    "diffusion": "curvature_diffusion",
+    "quadric": "curvature_quadric",
+    "laziness": "laziness",
+    "dimension": "dimension",
+    "boundary": "boundary",
+    "lost_mass": "lost_mass",
+}
 
 
 class Atlas(NamedTuple):
@@ -41,9 +52,11 @@ def atlas(
     obsm["X_diffusion_map"] = lambda^t psi (see `diffusion_map.coordinates`), without the trivial component;
     obsm["X_deep_diffusion_map"] the network's coordinates, where there is one. Of a query they are those of
     `extension`, with obs["heatwalk_trust"], ["heatwalk_novelty"], ["NAME_transferred"] and ["NAME_probability"]; it has
-    no graph. With pseudotime: obs["heatwalk_pseudotime"], ["heatwalk_branch"], ["heatwalk_pseudotime_reason"];
-    varm["heatwalk_correlation"], ["heatwalk_p_value"], ["heatwalk_false_discovery_rate"], ["heatwalk_relevance"],
-    (gene, variable) of pseudotime and then each mode; the first column of each also in var.
+    no graph. With curvature: obs["heatwalk_curvature"], ["heatwalk_curvature_uncertainty"], ["heatwalk_dimension"],
+    ["heatwalk_boundary"] and more, var["heatwalk_curvature_correlation"] and more. With pseudotime:
+    obs["heatwalk_pseudotime"], ["heatwalk_branch"], ["heatwalk_pseudotime_reason"]; varm["heatwalk_correlation"],
+    ["heatwalk_p_value"], ["heatwalk_false_discovery_rate"], ["heatwalk_relevance"], (gene, variable) of pseudotime and
+    then each mode; the first column of each also in var.
     obsp["connectivities"] is the kernel before alpha without its diagonal, obsp["distances"] the neighbour distances,
     uns["neighbors"] says so as scanpy and CellRank expect; uns["heatwalk"][stage] holds what explains each array.
     scanpy_export adds obsm["X_diffmap"] and uns["diffmap_evals"] with the trivial pair first, for scanpy.tl.dpt.
@@ -96,6 +109,12 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
     obs["heatwalk_degree"] = np.asarray(graph["degrees"][:])
     obs["heatwalk_density"] = np.asarray(graph["density"][:])
     obs["heatwalk_bandwidth"] = np.asarray(graph["bandwidths"][:])
+    if "curvature" in results:
+        found = results["curvature"]
+        for name, key in _CURVATURE.items():
+            obs[f"heatwalk_{key}"] = np.asarray(found[name][:])
+        reasons = pandas.Categorical.from_codes(np.asarray(found["reason"][:]), WHY_NOT_BENT)
+        obs["heatwalk_curvature_reason"] = reasons
     if "pseudotime" in results:
         found = results["pseudotime"]
         obs["heatwalk_pseudotime"], obs["heatwalk_branch"] = (found[name][:] for name in ("pseudotime", "branch"))
@@ -106,6 +125,8 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
 def _var(cells: Cells, results: Mapping[str, Any]):
     var = cells.var.copy()
     var["heatwalk_selected"] = np.asarray(cells.selected[:])
+    for name in _OF_GENES if "curvature" in results else ():
+        var[f"heatwalk_curvature_{name}"] = np.asarray(results["curvature"][name][:, 0])
     for name in _OF_GENES if "pseudotime" in results else ():
         var[f"heatwalk_pseudotime_{name}"] = np.asarray(results["pseudotime"][name][:, 0])
     return var
@@ -223,6 +244,7 @@ def _explanations(results, scanpy_export: bool) -> dict:
         "pca": ("variances", "total_variance"),
         "neighbors": ("recall", "probes"),
         "diffusion_map": ("eigenvalues", "residuals", "converged", "spectrum"),
+        "curvature": ("scales", "agreement", "chosen", "null"),
         "pseudotime": ("tips", "agreement"),
         "deep_diffusion_map": ("eigenvalues", "residuals", "energy", "error", "error_deciles", "error_cells"),
     }

@@ -20,6 +20,7 @@ DEPENDS = {
     "affinity": ("pca", "neighbors"),
     "diffusion_map": ("affinity",),
     "deep_diffusion_map": ("pca", "affinity"),
+    "curvature": ("cells", "pca", "affinity"),
     "pseudotime": ("cells", "affinity"),
     "extension": (),
     "atlas": ("cells", "pca", "neighbors", "affinity"),
@@ -32,6 +33,7 @@ MAPS = {
     "both": ("diffusion_map", "deep_diffusion_map"),
 }
 _SHOW_THE_MAP = ("atlas", "report")
+_OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
 # A query has no graph and no map of its own.
 _OF_A_QUERY = {
     "cells": (),
@@ -51,8 +53,21 @@ INHERITED = {
     "cells": ("target_sum", "log1p", "min_cells", "n_top_genes", "transform", "cofactor", "units"),
     "pca": ("n_components", "use_rep", "scale"),
 }
-SEEDED = ("cells", "neighbors", "diffusion_map", "deep_diffusion_map", "extension")  # stages that draw random numbers
-SCHEDULED = ("neighbors", "affinity", "diffusion_map", "extension")  # stages whose blocks Dask's workers may compute
+SEEDED = (
+    "cells",
+    "neighbors",
+    "diffusion_map",
+    "deep_diffusion_map",
+    "curvature",
+    "extension",
+)  # stages that draw random numbers
+SCHEDULED = (
+    "neighbors",
+    "affinity",
+    "diffusion_map",
+    "curvature",
+    "extension",
+)  # stages whose blocks Dask's workers may compute
 ON_DEVICE = ("neighbors", "deep_diffusion_map")  # stages that may use a GPU
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -101,9 +116,9 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
     """
     if row.reference:
         return _OF_A_QUERY[stage]
-    if stage == "pseudotime":
+    if stage in _OPTIONAL:
         return DEPENDS[stage] + MAPS[row.map][:1]
-    optional = tuple(name for name in ("pseudotime",) if name in row.stages)
+    optional = tuple(name for name in _OPTIONAL if name in row.stages)
     return DEPENDS[stage] + (MAPS[row.map] + optional if stage in _SHOW_THE_MAP else ())
 
 

@@ -8,29 +8,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import arrays, compute, exact
+from heatwalk import arrays, compute
 from heatwalk.affinity import affinity
-from heatwalk.diffusion_map import DiffusionMap, coordinates
+from heatwalk.deep_diffusion_map import DeepDiffusionMap
+from heatwalk.diffusion_map import coordinates
 from heatwalk.errors import BadInput, Problem
+from heatwalk.genes import genes
+from heatwalk.halves import FIT_BYTES, OFFERED, Halves, scales_of, surfaces
 from heatwalk.neighbors import Neighbors, neighbors
-from heatwalk.progress import log, track
-from heatwalk.search import frame
-from heatwalk.surface import MOST_DIMENSIONS, Surface, n_coefficients, surface, widest_gap
+from heatwalk.progress import log
+from heatwalk.scratch import array as scratch_array
+from heatwalk.scratch import remove
+from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
 from heatwalk.walks import SMALLEST, Walk, walk
 
 _WIDE_UP_TO = 20_000  # cells; beyond, the walk takes the graph that is there
 _WALK_NEIGHBORS = 150  # of the walk's own graph
 _SCALE_NEIGHBOR = 30  # the median distance to it is that graph's bandwidth
 _WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to
-_OFFERED = 1.5  # times as many are looked for: a cell that is moved onto its surface has other neighbours
-_SAMPLE = 1000  # cells on which scales and dimensions are compared
-_AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _LOST = 0.01  # mass of a walk
 _STATIONARY = 0.01  # nats from the stationary distribution
-_FIT_BYTES = 2**26  # of point differences held at a time
-REASONS = ("", "too few cells around", "coincident cells", "the walk is stationary", "no normal direction")
+REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no normal direction")
 
 
 class Curvature(NamedTuple):
@@ -43,25 +43,27 @@ class Curvature(NamedTuple):
     boundary: Any  # (cell,) bool
     lost_mass: Any  # (cell,) float64
     reason: Any  # (cell,) uint8, place in REASONS
-
-
-class _Halves(NamedTuple):
-    """Surfaces at some cells by one half of the points and by the other, at every scale."""
-
-    sample: np.ndarray  # (sampled,) cells
-    scales: list[int]
-    values: np.ndarray  # (half, scale, sampled)
+    scales: Any  # (scale,) int32, cells that a surface may be fitted to
+    agreement: Any  # (scale,) float64, rank correlation of two halves of the points
+    chosen: Any  # (2,) int32, dimension and scale
+    null: Any  # (flat,) float64, of a flat sample as dense and as noisy, away from its edges
+    correlation: Any = None  # (gene, 1) float64
+    p_value: Any = None  # (gene, 1) float64
+    false_discovery_rate: Any = None  # (gene, 1) float64
+    relevance: Any = None  # (gene, 1) float64
 
 
 def curvature(
     points,
     graph,
-    map_: DiffusionMap,
+    map_,
+    cells=None,
     *,
     estimator: str = "combined",
     t: int = 8,
     ball: int = 50,
     dimension: str | int = "auto",
+    null_points: int = 2000,
     seed: int = 0,
     threads: int | None = None,
     scheduler: str = "threads",
@@ -81,33 +83,79 @@ def curvature(
     "combined": line + rho (quadric - line), the line being the regression of quadric on diffusion, and rho how far two
     halves agree on what is left: evidence shrunk to the prior that diffusion gives.
     "pointwise": mean of P^t(x, y) over the `ball` cells nearest to x in the map (larger: lazier, more curved; no sign).
-    dimension: of the surface, or "auto": where the eigenvalues of local covariances fall most, at any scale.
-    Cells without a value are NaN, `reason` says why. uncertainty is that of the surface, shrunk as the estimate is.
-    Raises BadInput for options out of bounds, other numbers of cells, or fewer than 40 of them.
+    map_: a DiffusionMap or a DeepDiffusionMap. dimension: of the surface, or "auto": where the eigenvalues of local
+    covariances fall most, at any scale. null_points: so many of a flat sample of the same dimension, spacing and noise
+    go through the same steps; 0: none. genes: see `heatwalk.genes`, along the curvature; none without `cells`.
+    Cells without a value are NaN, `reason` says why (REASONS). uncertainty is that of the surface, shrunk as the
+    estimate is. Raises BadInput for options out of bounds, a graph of other cells, or fewer than 40 cells.
     Sources: Bhaskar et al., Diffusion Curvature (2022); Fay and Herriot, Estimates of income for small places (1979).
     """
     out = {} if out is None else out
     _check(points, graph, estimator, t, ball, dimension)
-    n_cells, component = points.shape[0], np.asarray(graph.components[:])
     options = {"seed": seed, "threads": threads, "scheduler": scheduler, "block_cells": block_cells, "scratch": scratch}
-    with compute.workers("threads", threads, scratch) as workers:
+    made, spacing, noise = _estimated(points, graph, map_, estimator, t, ball, dimension, options)
+    _tell(made)
+    made["null"] = np.empty(0)
+    if null_points and 2 <= made["chosen"][0] < points.shape[1]:
+        like = (made["chosen"][0], points.shape[1], spacing, noise)
+        made["null"] = _flat(null_points, *like, estimator, t, ball, options)
+    if cells is not None:
+        found = genes(cells, made["curvature"][:, None], block_cells=block_cells, threads=threads)
+        made |= found._asdict()
+    for name, values in made.items():
+        arrays.make(out, name, values.shape, values.dtype)[...] = values
+    return Curvature(**{name: out[name] for name in Curvature._fields if name in out})
+
+
+def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension, options: dict):
+    """The arrays of the result but its null and genes; the spacing of the cells and the noise about the surface."""
+    n_cells, component = points.shape[0], np.asarray(graph.components[:])
+    with compute.workers("threads", options["threads"], options["scratch"]) as workers:
         most = min(_WIDEST if n_cells <= _WIDE_UP_TO else _WIDEST_OF_MANY, n_cells // 4)
-        chosen, halves = _scales(points, component, dimension, most, seed, workers)
-        width = min(n_cells - 1, max(_WALK_NEIGHBORS, int(_OFFERED * chosen[1])))
-        around = neighbors(points, n_neighbors=width, **options)
-        fitted = _surfaces(points, around, component, chosen[1], chosen[0], workers, block_cells)
-        walked, spread = _walked(points, around, graph, map_, chosen[0], t, ball, options, workers)
-    result = _joined(walked, spread, fitted, halves, chosen, component, estimator)
-    for name, values in zip(Curvature._fields, result, strict=True):
-        arrays.make(out, name, values.shape, values.dtype)[:] = values
-    _tell(result, chosen)
-    return Curvature(*(out[name] for name in Curvature._fields))
+        chosen, halves = scales_of(points, component, dimension, most, options["seed"], workers)
+        width = min(n_cells - 1, max(_WALK_NEIGHBORS, int(OFFERED * chosen[1])))
+        around = _around(points, width, options, workers)
+        fitted = surfaces(points, around, component, chosen, workers, options["block_cells"])
+        walked, spread = _walked(around, graph, map_, chosen[0], t, ball, points, options, workers)
+    made = _joined(walked, spread, fitted, halves, chosen, component, estimator)
+    made |= {"scales": np.asarray(halves.scales, np.int32), "agreement": halves.agreement()}
+    made["chosen"] = np.asarray(chosen, np.int32)
+    spacing = float(np.median(_distance_to(around, min(_SCALE_NEIGHBOR, width))))
+    remove(around.indices, around.distances)
+    return made, spacing, float(np.nanmedian(fitted.noise))
+
+
+def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, options: dict) -> np.ndarray:
+    """The estimate on a flat square as dense and as noisy, of its points away from the edges."""
+    rng = np.random.default_rng([options["seed"], 8])
+    flat = np.zeros((n_points, ambient))
+    flat[:, :dimension] = rng.uniform(size=(n_points, dimension))
+    # So that the 30th neighbour is where it is in the data, in the mean.
+    ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
+    flat[:, :dimension] *= (n_points * ball_volume / _SCALE_NEIGHBOR) ** (1 / dimension) * spacing
+    flat += noise * rng.normal(size=flat.shape)
+    graph = affinity(flat, neighbors(flat, n_neighbors=min(30, n_points - 1), **options), **_without_seed(options))
+    nowhere = DeepDiffusionMap(flat[:, :dimension], *(None,) * (len(DeepDiffusionMap._fields) - 1))
+    made = _estimated(flat, graph, nowhere, estimator, t, ball, dimension, options)[0]
+    inner = made["curvature"][~made["boundary"]]
+    return inner[np.isfinite(inner)]
+
+
+def bytes_held(n_cells: int, row_bytes: int, n_edges: int, threads: int) -> int:
+    """Bytes at the peak: the points, the graph of the walk, vectors of cells, and differences of points."""
+    # The walk's own graph has at most 2 x 150 edges a cell.
+    edges = 2 * _WALK_NEIGHBORS * n_cells if n_cells <= _WIDE_UP_TO else n_edges
+    return n_cells * (row_bytes + 250 + 20 * threads) + 24 * edges + threads * 6 * FIT_BYTES
+
+
+def _without_seed(options: dict) -> dict:
+    return {name: value for name, value in options.items() if name != "seed"}
 
 
 def _check(points, graph, estimator: str, t: int, ball: int, dimension: str | int) -> None:
     n_cells = points.shape[0]
-    if len(graph.degrees) != n_cells:
-        cause = f"there are {n_cells} points and a graph of {len(graph.degrees)} cells"
+    if graph.degrees.shape[0] != n_cells:
+        cause = f"there are {n_cells} points and a graph of {graph.degrees.shape[0]} cells"
         raise BadInput(Problem("HW-CU-001", "affinity", cause, "compute the affinity of these points again"))
     if estimator not in ("combined", "diffusion", "quadric", "pointwise"):
         remedy = "use combined, diffusion, quadric or pointwise"
@@ -125,109 +173,32 @@ def _check(points, graph, estimator: str, t: int, ball: int, dimension: str | in
         raise BadInput(Problem("HW-CU-005", "points", cause, "give at least 40 cells"))
 
 
-def _scales(points, component: np.ndarray, dimension, most: int, seed: int, workers) -> tuple[tuple[int, int], _Halves]:
-    """The dimension and how many cells a surface is fitted to; and what the two halves of the points say."""
-    rng, n_cells = np.random.default_rng([seed, 7]), points.shape[0]
-    half = rng.permutation(n_cells) % 2
-    sample = np.sort(rng.choice(n_cells, min(_SAMPLE, n_cells), replace=False))
-    held = _held(points)
-    found = [_in_half(held, np.flatnonzero(half == side), sample, int(_OFFERED * most / 2), workers) for side in (0, 1)]
-    if dimension == "auto":
-        dimension = _dimension(held, sample, exact.merged(*found, most), most)
-    first = max(30, 3 * n_coefficients(dimension))
-    scales = sorted({min(most, int(first * 1.5**step)) for step in range(20)})
-    values = np.full((2, len(scales), len(sample)), np.nan)
-    if 2 <= dimension < points.shape[1]:
-        for side, near in enumerate(found):
-            for row, scale in enumerate(scales):
-                made = _fit(held, sample, near.names, component, max(scale // 2, 8), dimension, workers)
-                values[side, row] = made.curvature
-    halves = _Halves(sample, scales, values)
-    return (int(dimension), _first_agreeing(halves)), halves
+def _around(points, width: int, options: dict, workers) -> Neighbors:
+    """The nearest cells of every cell, kept in files where there is a folder for them."""
+    shape = (points.shape[0], width)
+    kinds = {"indices": np.int32, "distances": points.dtype if points.dtype in (np.float32, np.float64) else np.float64}
+    out = {name: scratch_array(workers.folder, f"around_{name}", shape, kind) for name, kind in kinds.items()}
+    return neighbors(points, n_neighbors=width, **options, out=out)
 
 
-def _held(points) -> np.ndarray:
-    return points if isinstance(points, np.ndarray) else np.asarray(points[:])
+def _distance_to(around: Neighbors, number: int) -> np.ndarray:
+    """(cell,) distance to the neighbour of that number."""
+    ranges = compute.blocks(around.indices.shape[0], compute.BLOCK_CELLS)
+    return np.concatenate([np.asarray(around.distances[rows], np.float64)[:, number - 1] for rows in ranges])
 
 
-def _in_half(held: np.ndarray, rows: np.ndarray, sample: np.ndarray, width: int, workers) -> exact.Found:
-    """The nearest of some rows to the sampled cells, themselves left out."""
-    base, (centre, unit) = held[rows], frame(held)
-    width = min(width, len(rows) - 1)
-
-    def search(part: slice) -> exact.Found:
-        return exact.nearest(base, rows, held[sample[part]], sample[part], width, centre, unit)
-
-    parts = list(workers.in_order(search, compute.blocks(len(sample), 128)))
-    return exact.Found(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def _dimension(held: np.ndarray, sample: np.ndarray, found: exact.Found, most: int) -> int:
-    """Where the eigenvalues of local covariances fall most, in the mean over cells, at the scale where they do most."""
-    best = (0.0, 1)
-    for scale in sorted({min(most, int(20 * 1.5**step)) for step in range(12)}):
-        logs = np.zeros(held.shape[1])
-        for rows in compute.blocks(len(sample), 64):
-            around = held[found.names[rows, :scale]].astype(np.float64)
-            around -= around.mean(axis=1, keepdims=True)
-            values = np.linalg.eigvalsh(around.transpose(0, 2, 1) @ around)[:, ::-1]
-            logs += np.log(np.maximum(values, 1e-12 * np.maximum(values[:, :1], 1e-300))).sum(axis=0)
-        dimension, gap = widest_gap(np.exp((logs - logs[0]) / len(sample)))
-        best = max(best, (float(gap), int(dimension)))
-    return best[1]
-
-
-def _first_agreeing(halves: _Halves) -> int:
-    agreement = np.array([_correlation(*halves.values[:, row]) for row in range(len(halves.scales))])
-    there = agreement >= _AGREE
-    return halves.scales[int(there.argmax()) if there.any() else int(agreement.argmax())]
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation where both are known; -1 where hardly any are."""
-    both = np.isfinite(first) & np.isfinite(second)
-    if both.sum() < 20:
-        return -1.0
-    ranks = [np.argsort(np.argsort(values[both], kind="stable"), kind="stable") for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _surfaces(points, around, component: np.ndarray, width: int, dimension: int, workers, block_cells: int) -> Surface:
-    held, n_cells, made = _held(points), points.shape[0], []
-    ranges = compute.blocks(n_cells, block_cells)
-    for rows in track(ranges, "curvature: fitting surfaces", len(ranges)):
-        names = np.asarray(around.indices[rows])
-        cells = np.arange(rows.start, rows.stop)
-        made.append(_fit(held, cells, names, component, width, min(dimension, held.shape[1] - 1), workers))
-    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
-
-
-def _fit(held, cells: np.ndarray, names: np.ndarray, component: np.ndarray, width: int, dimension: int, workers):
-    """Surfaces at some cells through the nearest `width` of the named points of their own component."""
-    rows = max(1, _FIT_BYTES // (8 * names.shape[1] * (3 * held.shape[1] + 2 * n_coefficients(dimension))))
-
-    def fit(part: slice) -> Surface:
-        near = names[part]
-        known = component[near] == component[cells[part]][:, None]
-        return surface(held[cells[part]], held[near].astype(np.float64), known, width, dimension)
-
-    made = list(workers.in_order(fit, compute.blocks(len(cells), rows)))
-    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
-
-
-def _walked(points, around, graph, map_, dimension: int, t: int, ball: int, options: dict, workers):
+def _walked(around, graph, map_, dimension: int, t: int, ball: int, points, options: dict, workers):
     """What the walk says, and (cell,) the mean sectional curvature by its entropy."""
     n_cells, components = around.indices.shape[0], graph.components
     width = min(_WALK_NEIGHBORS, around.indices.shape[1])
-    radius = np.asarray(around.distances[:, width - 1], np.float64)
+    radius = _distance_to(around, width)
     ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
     volume = ball_volume * np.maximum(radius, np.finfo(float).tiny ** 0.05) ** dimension / width
     if n_cells <= _WIDE_UP_TO:
-        near = Neighbors(around.indices[:, :width], around.distances[:, :width], around.order, 1.0, 0)
-        sigma = float(np.median(near.distances[:, min(_SCALE_NEIGHBOR, width) - 1]))
+        found = (np.asarray(values[0:n_cells])[:, :width] for values in (around.indices, around.distances))
+        near, sigma = Neighbors(*found, around.order, 1.0, 0), float(np.median(_distance_to(around, _SCALE_NEIGHBOR)))
         if sigma > 0:
-            rest = {name: value for name, value in options.items() if name != "seed"}
-            graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **rest)
+            graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **_without_seed(options))
             volume = volume.sum() * np.asarray(graph.stationary)
     walked = walk(graph, volume, _places(map_, components, t), t, ball, SMALLEST, workers)
     variance = t * _step(around, np.asarray(graph.bandwidths[:]), dimension)
@@ -253,7 +224,7 @@ def _step(around, sigma: np.ndarray, dimension: int) -> np.ndarray:
     return sigma**2 * np.median(np.concatenate(share))
 
 
-def _joined(walked: Walk, spread, fitted: Surface, halves: _Halves, chosen, component, estimator: str) -> Curvature:
+def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, component, estimator: str) -> dict:
     reason = _reasons(walked, fitted, chosen, component)
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
     line, rho, left = _line(spread, quadric, halves, chosen[1])
@@ -267,17 +238,17 @@ def _joined(walked: Walk, spread, fitted: Surface, halves: _Halves, chosen, comp
     }[estimator]
     reason[(reason == 0) & ~np.isfinite(value)] = 1
     dimension, _ = widest_gap(fitted.eigenvalues)
-    return Curvature(
-        np.where(reason > 0, np.nan, value),
-        np.where(reason > 0, np.nan, uncertainty),
-        np.where(reason == 3, np.nan, spread),
-        quadric,
-        walked.laziness,
-        dimension.astype(np.int32),
-        fitted.lopsided > _EDGE,
-        walked.lost,
-        reason.astype(np.uint8),
-    )
+    return {
+        "curvature": np.where(reason > 0, np.nan, value),
+        "uncertainty": np.where(reason > 0, np.nan, uncertainty),
+        "diffusion": np.where(reason == 3, np.nan, spread),
+        "quadric": quadric,
+        "laziness": walked.laziness,
+        "dimension": dimension.astype(np.int32),
+        "boundary": fitted.lopsided > _EDGE,
+        "lost_mass": walked.lost,
+        "reason": reason.astype(np.uint8),
+    }
 
 
 def _reasons(walked: Walk, fitted: Surface, chosen: tuple[int, int], component: np.ndarray) -> np.ndarray:
@@ -292,7 +263,7 @@ def _reasons(walked: Walk, fitted: Surface, chosen: tuple[int, int], component: 
     return reason
 
 
-def _line(spread: np.ndarray, quadric: np.ndarray, halves: _Halves, width: int) -> tuple[np.ndarray, float, float]:
+def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -> tuple[np.ndarray, float, float]:
     """The regression of quadric on diffusion; how far halves agree on what is left; and the variance of that.
 
     Both are curvatures, so the slope has a prior of 1 with a standard deviation of 1; values within one scale share
@@ -326,12 +297,12 @@ def _drawn_in(values: np.ndarray) -> np.ndarray:
     return np.clip(values, middle - deviation, middle + deviation)
 
 
-def _tell(result: Curvature, chosen: tuple[int, int]) -> None:
-    log.info("curvature: surfaces of dimension %d through %d cells", *chosen)
+def _tell(made: dict) -> None:
+    log.info("curvature: surfaces of dimension %d through %d cells", *made["chosen"])
     for code, why in enumerate(REASONS):
-        count = int((np.asarray(result.reason) == code).sum())
+        count = int((made["reason"] == code).sum())
         if code and count:
-            log.warning("curvature: %d of %d cells have none: %s", count, len(result.reason), why)
-    lost = float(np.max(result.lost_mass))
+            log.warning("curvature: %d of %d cells have none: %s", count, len(made["reason"]), why)
+    lost = float(np.max(made["lost_mass"]))
     if lost > _LOST:
         log.warning("curvature: a walk lost %.3f of its mass to entries below %.0e", lost, SMALLEST)

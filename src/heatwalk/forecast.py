@@ -15,7 +15,7 @@ _PROCESS = 165e6  # bytes of a stage that has read nothing
 _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
-_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "pseudotime", "extension")
+_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime", "extension")
 _PLACED = 2**17  # new cells placed at a time
 
 
@@ -213,6 +213,17 @@ def _deep_diffusion_map(
     return 40 + 10 * rounds, held - _PROCESS, 4 * n * size.n_modes + 2e6, matrix if streams else 0
 
 
+def _curvature(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    from heatwalk.curvature import bytes_held
+    from heatwalk.genes import bytes_held as of_genes
+
+    n, row = size.n_cells, size.dimension * size.value_bytes
+    seconds, held, _, scratch = _neighbors(size._replace(n_neighbors=300), threads, memory, block_cells)
+    held = max(held, bytes_held(n, row, size.edges, threads)) + of_genes(n, size.n_columns, 1, threads)
+    walked = 4e-3 * min(n, 20_000) + 1.5e-3 * max(n - 20_000, 0)
+    return 3 * seconds + walked + 2e-3 * n + 15, held, 60 * n + 26 * size.n_columns, scratch
+
+
 def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     from heatwalk.genes import bytes_held
 
@@ -247,6 +258,7 @@ _STAGES: Mapping = {
     "affinity": _affinity,
     "diffusion_map": _diffusion_map,
     "deep_diffusion_map": _deep_diffusion_map,
+    "curvature": _curvature,
     "pseudotime": _pseudotime,
     "extension": _extension,
     "atlas": _atlas,

@@ -11,7 +11,8 @@ from heatwalk import pictures
 from heatwalk.pictures import number
 
 _STAGES = (
-    "cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "pseudotime", "extension", "atlas"
+    "cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime",
+    "extension", "atlas",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import compared, course, evidence, landed, page, pictures
+from heatwalk import bend, compared, course, evidence, landed, page, pictures
 from heatwalk.evidence import Spectra, recall
 from heatwalk.pictures import Column, number
 from heatwalk.progress import log, track
@@ -62,7 +62,8 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
     network = compared.network(results, map_["figures"][0]["all"], drawn)
     warnings = evidence.concerns(results, spectra, components, cells, representation, map_, unknown)
     time_course = course.section(results)
-    warnings += [*evidence.about_network(network), *course.concerns(time_course)]
+    bent = bend.section(results, columns)
+    warnings += [*evidence.about_network(network), *course.concerns(time_course), *bend.concerns(bent)]
     return {
         "dataset": dataset,
         "landed": None,
@@ -72,6 +73,7 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
         "spectrum": _spectrum(results, spectra),
         "network": network,
         "course": time_course,
+        "bend": bent,
         "graph": _graph(results, spectra, components),
         "representation": representation,
         "cells": cells,

@@ -3,7 +3,7 @@
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
 training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
-then each mode), `tip` and `side` (of a branching).
+then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching).
 """
 
 from typing import NamedTuple
@@ -92,6 +92,27 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "excess": Array((), "f", "Loss beyond the least that so many components can have."),
         "weights": Array(("byte",), "u", "The network's weights as safetensors."),
         "description": Array(("byte",), "u", "What the network is, JSON."),
+    },
+    "curvature": {
+        "curvature": Array(("cell",), "f", "Mean sectional curvature, 1 / length^2; NaN for a reason."),
+        "uncertainty": Array(("cell",), "f", "Its standard error, from the residuals of the surface."),
+        "diffusion": Array(("cell",), "f", "Curvature by the entropy of the walk alone."),
+        "quadric": Array(("cell",), "f", "Curvature by the surface through the cells around alone."),
+        "laziness": Array(("cell",), "f", "Mean of P^t over the diffusion ball, the definition of 2022."),
+        "dimension": Array(("cell",), "i", "Where the eigenvalues of the cell's local covariance fall most."),
+        "boundary": Array(("cell",), "b", "Whether the cells around lie to one side."),
+        "lost_mass": Array(("cell",), "f", "Mass of the walk in entries too small to follow."),
+        "reason": Array(
+            ("cell",), "u", "Why a cell has none: 0 it has, 1 too few around, 2 coincident, 3 stationary, 4 no normal."
+        ),
+        "scales": Array(("scale",), "i", "Numbers of cells that a surface was tried on."),
+        "agreement": Array(("scale",), "f", "Rank correlation of surfaces through two halves of the cells."),
+        "chosen": Array(("choice",), "i", "The dimension of the surfaces, and the number of cells of each."),
+        "null": Array(("flat",), "f", "The estimate on a flat sample as dense and as noisy, away from its edges."),
+        "correlation": Array(("gene", "variable"), "f", "Pearson's r of a gene with the curvature."),
+        "p_value": Array(("gene", "variable"), "f", "Of that r, two-sided, cells taken for independent."),
+        "false_discovery_rate": Array(("gene", "variable"), "f", "p adjusted over genes (Benjamini, Hochberg)."),
+        "relevance": Array(("gene", "variable"), "f", "Norm of the derivative of the gene's mean along the curvature."),
     },
     "pseudotime": {
         "pseudotime": Array(("cell",), "f", "Diffusion pseudotime: distance from the nearest root; NaN for a reason."),

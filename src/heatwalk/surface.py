@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 _ROUNDS = 3
+_EDGE = 150  # points by which an edge is seen
 _TINY = 1e-9  # of the trace of the normal equations: keeps them solvable
 MOST_DIMENSIONS = 10  # of a tangent space: its quadric has 66 coefficients
 
@@ -70,11 +71,17 @@ def surface(cells: np.ndarray, around: np.ndarray, known: np.ndarray, width: int
     value[~enough], variance[~enough] = np.nan, np.nan
     scale = reach**-2.0
     deviation = np.sqrt(noise / codimension) * reach
-    return Surface(value * scale, variance * scale**2, deviation, _lopsided(away @ frame, distance), eigenvalues)
+    return Surface(
+        value * scale,
+        variance * scale**2,
+        deviation,
+        _lopsided(away[:, :_EDGE] @ frame, distance[:, :_EDGE]),
+        eigenvalues,
+    )
 
 
 def _lopsided(tangent: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Centroid of all points offered, along the surface, beside where it lies for a cell on a straight edge."""
+    """Centroid of the first points offered, along the surface, beside where it lies for a cell on a straight edge."""
     reach = np.where(np.isfinite(distance), distance, 0).max(axis=1, keepdims=True)
     weight = np.maximum(1 - (distance / np.maximum(reach, 1e-300)) ** 2, 0) ** 2
     centre = np.einsum("nk,nki->ni", weight, tangent) / np.maximum(weight.sum(axis=1), 1e-300)[:, None]

@@ -80,6 +80,33 @@ rule diffusion_map:
         heatwalk_rules.command("diffusion_map") + " --seed {params.seed}"
 
 
+rule curvature:
+    input:
+        unpack(heatwalk_rules.inputs("curvature")),
+    output:
+        update("results/{dataset}/curvature/manifest.json"),
+    log:
+        "logs/{dataset}/curvature.log",
+    benchmark:
+        "logs/{dataset}/curvature.benchmark.tsv"
+    conda:
+        "../../envs/base.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+        scheduler=heatwalk_rules.scheduler,
+    params:
+        options=heatwalk_rules.options_of("curvature"),
+        code=heatwalk_rules.code("curvature"),
+        request=heatwalk_rules.request("curvature"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("curvature") + " --seed {params.seed}"
+
+
 rule pseudotime:
     input:
         unpack(heatwalk_rules.inputs("pseudotime")),

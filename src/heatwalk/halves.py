@@ -1,0 +1,122 @@
+"""The scale of surfaces: how many cells each is fitted to, by what two halves of the points agree on."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from heatwalk import compute, exact
+from heatwalk.progress import track
+from heatwalk.search import frame
+from heatwalk.surface import MOST_DIMENSIONS, Surface, n_coefficients, surface, widest_gap
+
+OFFERED = 1.5  # times as many are looked for: a cell that is moved onto its surface has other neighbours
+FIT_BYTES = 2**26  # of point differences held at a time
+_SAMPLE = 1000  # cells on which scales and dimensions are compared
+_AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
+
+
+class Halves(NamedTuple):
+    """Surfaces at some cells by one half of the points and by the other, at every scale."""
+
+    sample: np.ndarray  # (sampled,) cells
+    scales: list[int]
+    values: np.ndarray  # (half, scale, sampled)
+
+    def agreement(self) -> np.ndarray:
+        """(scale,) rank correlation of the halves; -1 where hardly any surface could be fitted."""
+        return np.array([_correlation(*self.values[:, row]) for row in range(len(self.scales))])
+
+
+def scales_of(
+    points, component: np.ndarray, dimension, most: int, seed: int, workers
+) -> tuple[tuple[int, int], Halves]:
+    """The dimension and how many cells a surface is fitted to; and what the two halves of the points say."""
+    rng, n_cells = np.random.default_rng([seed, 7]), points.shape[0]
+    half = rng.permutation(n_cells) % 2
+    sample = np.sort(rng.choice(n_cells, min(_SAMPLE, n_cells), replace=False))
+    held = _held(points)
+    found = [_in_half(held, np.flatnonzero(half == side), sample, int(OFFERED * most / 2), workers) for side in (0, 1)]
+    if dimension == "auto":
+        dimension = _dimension(held, sample, exact.merged(*found, most), most)
+    first = max(30, 3 * n_coefficients(dimension))
+    scales = sorted({min(most, int(first * 1.5**step)) for step in range(20)})
+    values = np.full((2, len(scales), len(sample)), np.nan)
+    if 2 <= dimension < points.shape[1]:
+        for side, near in enumerate(found):
+            for row, scale in enumerate(scales):
+                made = _fit(held, sample, near.names, component, max(scale // 2, 8), dimension, workers)
+                values[side, row] = made.curvature
+    halves = Halves(sample, scales, values)
+    agreement = halves.agreement()
+    there = agreement >= _AGREE
+    return (int(dimension), scales[int(there.argmax() if there.any() else agreement.argmax())]), halves
+
+
+def _held(points) -> np.ndarray:
+    return points if isinstance(points, np.ndarray) else np.asarray(points[:])
+
+
+def _in_half(held: np.ndarray, rows: np.ndarray, sample: np.ndarray, width: int, workers) -> exact.Found:
+    """The nearest of some rows to the sampled cells, themselves left out."""
+    base, (centre, unit) = held[rows], frame(held)
+    width = min(width, len(rows) - 1)
+
+    def search(part: slice) -> exact.Found:
+        return exact.nearest(base, rows, held[sample[part]], sample[part], width, centre, unit)
+
+    parts = list(workers.in_order(search, compute.blocks(len(sample), 128)))
+    return exact.Found(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _dimension(held: np.ndarray, sample: np.ndarray, found: exact.Found, most: int) -> int:
+    """Where the eigenvalues of local covariances fall most, in the mean over cells, at the scale where they do most.
+
+    Of 2 dimensions and more, one less than the space has at the most: curves have no curvature of their own.
+    """
+    best = (0.0, min(2, held.shape[1]))
+    possible = range(2, min(MOST_DIMENSIONS, held.shape[1] - 1) + 1)
+    highest = max((number for number in possible if 3 * n_coefficients(number) <= most), default=2)
+    tried = {min(most, int(20 * 1.5**step)) for step in range(12)}
+    for scale in sorted(tried) if held.shape[1] > 2 else ():
+        logs = np.zeros(held.shape[1])
+        for rows in compute.blocks(len(sample), 64):
+            around = held[found.names[rows, :scale]].astype(np.float64)
+            around -= around.mean(axis=1, keepdims=True)
+            values = np.linalg.eigvalsh(around.transpose(0, 2, 1) @ around)[:, ::-1]
+            logs += np.log(np.maximum(values, 1e-12 * np.maximum(values[:, :1], 1e-300))).sum(axis=0)
+        eigenvalues = np.exp((logs - logs[0]) / len(sample))
+        dimension, gap = widest_gap(eigenvalues[1 : highest + 1])
+        best = max(best, (float(gap), int(dimension) + 1))
+    return best[1]
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation where both are known; -1 where hardly any are."""
+    both = np.isfinite(first) & np.isfinite(second)
+    if both.sum() < 20:
+        return -1.0
+    ranks = [np.argsort(np.argsort(values[both], kind="stable"), kind="stable") for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def surfaces(points, around, component: np.ndarray, chosen: tuple[int, int], workers, block_cells: int) -> Surface:
+    (dimension, width), held, n_cells, made = chosen, _held(points), points.shape[0], []
+    ranges = compute.blocks(n_cells, block_cells)
+    for rows in track(ranges, "curvature: fitting surfaces", len(ranges)):
+        names = np.asarray(around.indices[rows])
+        cells = np.arange(rows.start, rows.stop)
+        made.append(_fit(held, cells, names, component, width, min(dimension, held.shape[1] - 1), workers))
+    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
+
+
+def _fit(held, cells: np.ndarray, names: np.ndarray, component: np.ndarray, width: int, dimension: int, workers):
+    """Surfaces at some cells through the nearest `width` of the named points of their own component."""
+    rows = max(1, FIT_BYTES // (8 * names.shape[1] * (3 * held.shape[1] + 2 * n_coefficients(dimension))))
+
+    def fit(part: slice) -> Surface:
+        near = names[part]
+        known = component[near] == component[cells[part]][:, None]
+        return surface(held[cells[part]], held[near].astype(np.float64), known, width, dimension)
+
+    made = list(workers.in_order(fit, compute.blocks(len(cells), rows)))
+    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
