@@ -20,7 +20,7 @@ from heatwalk.progress import log
 from heatwalk.scratch import array as scratch_array
 from heatwalk.scratch import remove
 from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
-from heatwalk.walks import SMALLEST, Walk, walk
+from heatwalk.walks import Walk, walk
 
 _WIDE_UP_TO = 20_000  # cells; beyond, the walk takes the graph that is there
 _WALK_NEIGHBORS = 150  # of the walk's own graph
@@ -28,7 +28,7 @@ _SCALE_NEIGHBOR = 30  # the median distance to it is that graph's bandwidth
 _WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
-_LOST = 0.01  # mass of a walk
+_LOST = 0.005  # mass that a walk may lose
 _STATIONARY = 0.01  # nats from the stationary distribution
 REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no normal direction")
 
@@ -200,7 +200,7 @@ def _walked(around, graph, map_, dimension: int, t: int, ball: int, points, opti
         if sigma > 0:
             graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **_without_seed(options))
             volume = volume.sum() * np.asarray(graph.stationary)
-    walked = walk(graph, volume, _places(map_, components, t), t, ball, SMALLEST, workers)
+    walked = walk(graph, volume, _places(map_, components, t), t, ball, _LOST, workers)
     variance = t * _step(around, np.asarray(graph.bandwidths[:]), dimension)
     flat = dimension / 2 * np.log(2 * np.pi * np.e * variance)
     planes = max(dimension * (dimension - 1), 1)
@@ -304,5 +304,5 @@ def _tell(made: dict) -> None:
         if code and count:
             log.warning("curvature: %d of %d cells have none: %s", count, len(made["reason"]), why)
     lost = float(np.max(made["lost_mass"]))
-    if lost > _LOST:
-        log.warning("curvature: a walk lost %.3f of its mass to entries below %.0e", lost, SMALLEST)
+    if lost > 2 * _LOST:
+        log.warning("curvature: a walk lost %.3f of its mass to entries too small to follow", lost)

@@ -54,8 +54,9 @@ def surface(cells: np.ndarray, around: np.ndarray, known: np.ndarray, width: int
         design = _design(tangent)
         weighted = (design * weight[..., None]).transpose(0, 2, 1)
         equations = weighted @ design
-        ridge = _TINY * np.trace(equations, axis1=1, axis2=2)[:, None, None] * np.eye(design.shape[2])
-        inverse = np.linalg.inv(equations + ridge + _TINY * np.eye(design.shape[2]) * ~enough[:, None, None])
+        # A little of the identity too: cells that all coincide leave no equations.
+        ridge = _TINY * (1 + np.trace(equations, axis1=1, axis2=2))[:, None, None] * np.eye(design.shape[2])
+        inverse = np.linalg.inv(equations + ridge)
         fitted = inverse @ (weighted @ normal)  # (cell, coefficient, ambient)
         if not last:
             place += reach[:, None] * fitted[:, 0]
@@ -117,6 +118,9 @@ def _sectional(fitted: np.ndarray, covariance: np.ndarray, noise: np.ndarray, co
     S = sum_n b_n' Q b_n over normal directions n. Noise of variance s in each adds s trace(Q C), has the linear part
     4 s b' Q C Q b and the quadratic part 2 s^2 trace(Q C Q C).
     """
+    planes = dimension * (dimension - 1)
+    if not planes:
+        return np.full(len(noise), np.nan), np.full(len(noise), np.nan)
     second = fitted[:, dimension + 1 :]
     spread = covariance[:, dimension + 1 :, dimension + 1 :]
     form = np.zeros((second.shape[1],) * 2)
@@ -126,10 +130,10 @@ def _sectional(fitted: np.ndarray, covariance: np.ndarray, noise: np.ndarray, co
     one = noise / codimension
     value = np.einsum("npj,npj->n", second, pulled) - noise * np.einsum("pq,nqp->n", form, spread)
     product = form @ spread
-    variance = 4 * one * np.einsum("npj,npq,nqj->n", pulled, spread, pulled, optimize=True)
-    variance += 2 * codimension * one**2 * np.einsum("npq,nqp->n", product, product)
-    planes = dimension * (dimension - 1)
-    return value / planes, variance / planes**2
+    square = codimension * one**2 * np.einsum("npq,nqp->n", product, product)
+    linear = 4 * one * np.einsum("npj,npq,nqj->n", pulled, spread, pulled, optimize=True)
+    # The fitted b is noisy itself, which adds 4 `square` to the linear part in the mean.
+    return value / planes, (np.maximum(linear - 4 * square, 0) + 2 * square) / planes**2
 
 
 def _edge_centre(dimension: int) -> float:

@@ -5,7 +5,7 @@ more than one row a thread is ever held.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ from heatwalk import compute
 from heatwalk.progress import track
 
 _TASK = 1024  # rows a task
-SMALLEST = 2e-6  # entries of a row below this are dropped after every step
+_TRIED = (1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6, 1e-6)  # entries below one of them are dropped
+_SAMPLE, _RUN = 512, 32  # rows that it is chosen by, in runs of neighbouring ones
 
 
 class Walk(NamedTuple):
@@ -27,7 +28,7 @@ class Walk(NamedTuple):
 
 
 def walk(
-    affinity, volume: np.ndarray, coordinates, t: int, ball: int, smallest: float, workers: compute.Workers
+    affinity, volume: np.ndarray, coordinates, t: int, ball: int, most_lost: float, workers: compute.Workers
 ) -> Walk:
     """What rows p of P^t say about their cells.
 
@@ -36,6 +37,7 @@ def walk(
         laziness(x) = mean of p over the `ball` cells nearest to x in the map among those reached; NaN if fewer are
         returns(x) = P^2t(x, x) = sum_y p(y)^2 pi(x) / pi(y), as the walk is reversible
 
+    most_lost: mass that a row may lose, on a sample of rows; what is dropped after every step is the most that does so.
     affinity: as `affinity` gives it. coordinates: (cell, mode) in whose Euclidean distance the ball is.
     Memory: the graph, and 17 bytes a cell for every thread.
     """
@@ -49,13 +51,30 @@ def walk(
     push, n_cells = _push(), len(order)
     made = [*(np.empty(n_cells) for _ in range(5)), np.empty(n_cells, np.int32)]
 
-    def rows(part: slice) -> None:
+    def rows(part: slice, smallest: float) -> None:
         push(*graph, pi, *logs, near, t, ball, smallest, part.start, part.stop, *made)
 
+    smallest = _smallest(rows, made[4], most_lost)
     ranges = compute.blocks(n_cells, _TASK)
-    for _ in track(workers.here.in_order(rows, ranges), "curvature: walking", len(ranges)):
+    for _ in track(workers.here.in_order(partial(rows, smallest=smallest), ranges), "curvature: walking", len(ranges)):
         pass
     return Walk(*(values[place] for values in made))
+
+
+def _smallest(rows: Callable, lost: np.ndarray, most_lost: float) -> float:
+    """The first of those tried that keeps what sampled rows lose within `most_lost`; 0 where none does."""
+    n_cells = len(lost)
+    runs = max(1, min(_SAMPLE, n_cells) // _RUN)
+    starts = np.unique(np.linspace(0, max(n_cells - _RUN, 0), runs).astype(int))
+    parts = [slice(int(start), int(min(start + _RUN, n_cells))) for start in starts]
+    for smallest in _TRIED if most_lost > 0 else ():
+        for part in parts:
+            rows(part, smallest)
+            if lost[part].max() > most_lost:
+                break
+        else:
+            return smallest
+    return 0.0
 
 
 def _by_locality(affinity, order: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,12 +144,20 @@ def _push() -> Callable:
     def _within(here, weight, size, near, row, ball):
         if size < ball:
             return np.nan
-        squares = np.empty(size)
+        squares, nearest = np.empty(size), np.full(ball, np.inf)
         for place in range(size):
-            squares[place] = 0.0
+            square = 0.0
             for mode in range(near.shape[1]):
-                squares[place] += (near[here[place], mode] - near[row, mode]) ** 2
-        radius, total, count = np.partition(squares, ball - 1)[ball - 1], 0.0, 0
+                square += (near[here[place], mode] - near[row, mode]) ** 2
+            squares[place] = square
+            # Kept in order: few come so near that the rest has to move.
+            at = ball - 1
+            if square < nearest[at]:
+                while at > 0 and nearest[at - 1] > square:
+                    nearest[at] = nearest[at - 1]
+                    at -= 1
+                nearest[at] = square
+        radius, total, count = nearest[ball - 1], 0.0, 0
         for place in range(size):
             if squares[place] <= radius:
                 total += weight[place]

@@ -1,0 +1,347 @@
+"""curvature: rows of P^t, surfaces through points, and the two together."""
+
+from importlib import import_module
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+
+import heatwalk as hw
+from heatwalk import compute
+from heatwalk.curvature import REASONS
+from heatwalk.surface import _edge_centre, surface, widest_gap
+from heatwalk.walks import walk
+
+QUICK = {"null_points": 0}
+
+
+def made(points, **options):
+    nn = hw.neighbors(points, n_neighbors=min(30, len(points) - 1))
+    graph = hw.affinity(points, nn, **options)
+    return graph, hw.diffusion_map(graph, n_components=5)
+
+
+def torus(n_points, noise=0.0, seed=0):
+    """Points of the torus R = 2, r = 1, uniform by area, and its Gaussian curvature cos / (2 + cos)."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, 6 * n_points)
+    angle = angle[rng.uniform(0, 3, len(angle)) < 2 + np.cos(angle)][:n_points]
+    around = rng.uniform(0, 2 * np.pi, n_points)
+    radius = 2 + np.cos(angle)
+    points = np.column_stack([radius * np.cos(around), radius * np.sin(around), np.sin(angle)])
+    return points + noise * rng.normal(size=points.shape), np.cos(angle) / radius
+
+
+def ball(n_points, dimension, seed=0):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n_points, dimension))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points * rng.uniform(size=(n_points, 1)) ** (1 / dimension)
+
+
+@pytest.fixture(scope="module")
+def bent():
+    points, truth = torus(900)
+    graph, map_ = made(points)
+    return points, truth, graph, map_, hw.curvature(points, graph, map_)
+
+
+@pytest.fixture(scope="module")
+def small():
+    points, truth = torus(300)
+    graph, map_ = made(points)
+    return points, truth, graph, map_, hw.curvature(points, graph, map_, **QUICK)
+
+
+# ---- the walk ----
+
+
+def rows_of(graph, t):
+    n_cells = len(graph.degrees)
+    weights = scipy.sparse.csr_array((graph.weights, graph.indices, graph.indptr), shape=(n_cells, n_cells)).toarray()
+    return np.linalg.matrix_power(weights / weights.sum(axis=1, keepdims=True), t)
+
+
+def walked(graph, places, t=4, most_lost=0.0, volume=None, ball=10):
+    volume = np.ones(len(places)) if volume is None else volume
+    with compute.workers("threads", 2) as workers:
+        return walk(graph, volume, places, t, ball, most_lost, workers)
+
+
+def test_rows_of_the_walk_equal_dense_powers():
+    points, _ = torus(300)
+    graph, _ = made(points)
+    volume, rows, pi = np.random.default_rng(0).uniform(1, 2, 300), rows_of(graph, 4), graph.stationary
+    found = walked(graph, points, volume=volume)
+    logs = np.log(np.where(rows > 0, rows, 1))
+    np.testing.assert_allclose(found.entropy, -(rows * (logs - np.log(volume))).sum(axis=1), atol=1e-10)
+    np.testing.assert_allclose(found.mixing, (rows * (logs - np.log(pi))).sum(axis=1), atol=1e-10)
+    np.testing.assert_allclose(found.returns, np.diag(rows_of(graph, 8)), rtol=1e-10)
+    np.testing.assert_array_equal(found.reached, (rows > 0).sum(axis=1))
+    assert np.abs(found.lost).max() == 0
+    for row in (0, 17, 299):
+        near = np.argsort(((points - points[row]) ** 2).sum(axis=1))
+        near = near[rows[row, near] > 0][:10]
+        np.testing.assert_allclose(found.laziness[row], rows[row, near].mean(), rtol=1e-10)
+
+
+def test_what_is_dropped_is_told_and_bounds_the_error():
+    points, _ = torus(300)
+    graph, _ = made(points)
+    whole, cut = (walked(graph, points, t=8, most_lost=lost) for lost in (0.0, 0.02))
+    assert 0 < cut.lost.max() < 0.03
+    assert (cut.reached < whole.reached).mean() > 0.9
+    # Each of two reversed rows has lost at most so much of its mass.
+    assert (cut.returns <= whole.returns * (1 + 1e-12)).all()
+    assert np.abs(cut.entropy - whole.entropy).max() < cut.lost.max() * np.log(300)
+
+
+def test_a_ball_larger_than_what_is_reached_has_no_value():
+    points, _ = torus(300)
+    graph, _ = made(points)
+    found = walked(graph, points, t=1, ball=290)
+    assert np.isnan(found.laziness).all()
+
+
+# ---- surfaces ----
+
+
+def fitted(points, at, width, dimension):
+    """Surfaces at some points, offered all others."""
+    others = [np.delete(points, place, axis=0) for place in at]
+    order = [np.argsort(((other - points[place]) ** 2).sum(1)) for other, place in zip(others, at, strict=True)]
+    around = np.stack([other[near] for other, near in zip(others, order, strict=True)])
+    return surface(points[at], around, np.ones(around.shape[:2], bool), width, dimension)
+
+
+def test_a_quadric_s_curvature_is_that_of_the_gauss_equation():
+    rng = np.random.default_rng(0)
+    flat = np.concatenate([np.zeros((1, 3)), rng.uniform(-0.05, 0.05, size=(300, 3))])
+    first, second = (rng.normal(size=(3, 3)) for _ in range(2))
+    forms = [form + form.T for form in (first, second)]
+    points = np.column_stack([flat, *(np.einsum("ni,ij,nj->n", flat, form, flat) / 2 for form in forms)])
+    truth = sum(np.trace(form) ** 2 - (form**2).sum() for form in forms) / 6
+    found = fitted(points, [0], 200, 3)
+    np.testing.assert_allclose(found.curvature, truth, rtol=0.02)
+
+
+@pytest.mark.parametrize(("dimension", "radius"), [(2, 1.0), (2, 3.0), (3, 1.0)])
+def test_a_sphere_has_one_over_the_square_of_its_radius(dimension, radius):
+    points = np.random.default_rng(0).normal(size=(30_000, dimension + 1))
+    points *= radius / np.linalg.norm(points, axis=1, keepdims=True)
+    found = fitted(points, np.arange(5), 60, dimension)
+    np.testing.assert_allclose(found.curvature, radius**-2, rtol=0.05)
+
+
+def test_a_cylinder_is_flat():
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 3000)
+    points = np.column_stack([np.cos(angle), np.sin(angle), rng.uniform(-3, 3, 3000)])
+    found = fitted(points, np.flatnonzero(np.abs(points[:, 2]) < 1)[:20], 60, 2)
+    np.testing.assert_allclose(found.curvature, 0, atol=0.02)
+
+
+def test_noise_does_not_bend_a_plane_and_errors_are_as_large_as_they_say():
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-1, 1, size=(4000, 2)), 0.05 * rng.normal(size=(4000, 3))])
+    inside = np.flatnonzero(np.abs(points[:, :2]).max(axis=1) < 0.6)[:600]
+    found = fitted(points, inside, 200, 2)
+    score = found.curvature / np.sqrt(found.variance)
+    assert abs(np.mean(score)) < 0.3
+    assert 0.6 < np.std(score) < 1.4
+    np.testing.assert_allclose(np.median(found.noise), 0.05, rtol=0.1)
+
+
+def test_an_edge_is_lopsided_and_the_middle_is_not():
+    points = np.random.default_rng(0).uniform(-1, 1, size=(4000, 2))
+    points = np.column_stack([points, np.zeros(4000)])
+    points[0], points[1] = (0, 1, 0), (0, 0, 0)
+    found = fitted(points, [0, 1], 60, 2)
+    np.testing.assert_allclose(found.lopsided[0], 1, atol=0.2)
+    assert found.lopsided[1] < 0.4
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_the_centre_of_a_half_ball_is_where_points_say(dimension):
+    points = ball(200_000, dimension)
+    weight = (1 - (points**2).sum(axis=1)) ** 2
+    expected = (weight * np.abs(points[:, 0])).sum() / weight.sum()
+    np.testing.assert_allclose(_edge_centre(dimension), expected, rtol=0.02)
+
+
+def test_the_widest_gap_is_where_eigenvalues_fall_most():
+    dimension, gap = widest_gap(np.array([[5.0, 4, 0.1, 0.09], [3, 0.1, 0.05, 0]]))
+    np.testing.assert_array_equal(dimension, [2, 3])
+    np.testing.assert_allclose(gap[0], np.log(40))
+
+
+# ---- both together ----
+
+
+def test_curvature_of_a_torus(bent):
+    _, truth, _, _, found = bent
+    assert np.corrcoef(found.curvature, truth)[0, 1] > 0.99
+    assert np.corrcoef(found.diffusion, truth)[0, 1] > 0.95
+    assert np.corrcoef(found.laziness, truth)[0, 1] > 0.75
+    np.testing.assert_allclose(np.median(found.curvature), np.median(truth), atol=0.03)
+    assert list(found.chosen) == [2, found.scales[0]]
+    assert (found.reason == 0).all()
+    assert (found.dimension == 2).mean() > 0.95
+    assert found.boundary.mean() < 0.05
+
+
+def test_noise_is_seen_through():
+    points, truth = torus(900, noise=0.2)
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_, **QUICK)
+    assert np.corrcoef(found.curvature, truth)[0, 1] > 0.85
+    assert found.chosen[1] > found.scales[2]
+    error = np.abs(found.curvature - truth) / found.uncertainty
+    assert 0.2 < np.median(error) < 3
+
+
+def test_the_flat_sample_is_flat(bent):
+    found = bent[-1]
+    assert len(found.null) > 500
+    assert np.abs(np.percentile(found.null, [5, 95])).max() < 0.02
+    assert (np.abs(found.curvature) > 0.05).mean() > 0.5
+
+
+def test_a_sphere_bends_up_a_saddle_down_and_a_plane_not():
+    flat = 0.7 * ball(800, 2)
+    flat[0] = 0
+    heights = {1: -(flat**2).sum(axis=1) / 2, -1: (flat[:, 0] ** 2 - flat[:, 1] ** 2) / 2, 0: np.zeros(len(flat))}
+    for sign, height in heights.items():
+        points = np.column_stack([flat, height]) + 0.002 * np.random.default_rng(1).normal(size=(800, 3))
+        graph, map_ = made(points)
+        found = hw.curvature(points, graph, map_, **QUICK)
+        score = found.curvature[0] / found.uncertainty[0]
+        assert (np.sign(score) if abs(score) > 3 else 0) == sign
+
+
+def test_estimators_are_the_fields_of_their_names(small):
+    points, _, graph, map_, combined = small
+    fields = {"diffusion": "diffusion", "quadric": "quadric", "pointwise": "laziness"}
+    for estimator, field in fields.items():
+        found = hw.curvature(points, graph, map_, estimator=estimator, **QUICK)
+        np.testing.assert_array_equal(found.curvature, getattr(combined, field))
+    assert np.isnan(found.uncertainty).all()
+
+
+def test_threads_blocks_and_files_change_no_byte(small, tmp_path):
+    points, _, graph, map_, found = small
+    other = hw.curvature(points, graph, map_, threads=1, block_cells=100, scratch=tmp_path, **QUICK)
+    for name in ("curvature", "uncertainty", "diffusion", "laziness", "boundary"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(found, name))
+
+
+def test_another_seed_draws_another_sample(small):
+    points, _, graph, map_, found = small
+    other = hw.curvature(points, graph, map_, seed=1, **QUICK)
+    assert not np.array_equal(other.agreement, found.agreement)
+    assert np.corrcoef(other.curvature, found.curvature)[0, 1] > 0.95
+
+
+def test_the_ball_and_the_network_s_places_count(small):
+    points, _, graph, map_, found = small
+    wide = hw.curvature(points, graph, map_, ball=100, **QUICK)
+    assert (wide.laziness < found.laziness).mean() > 0.9
+    network = SimpleNamespace(coordinates=points[:, ::-1])
+    placed = hw.curvature(points, graph, network, **QUICK)
+    np.testing.assert_array_equal(placed.curvature, found.curvature)
+    assert not np.array_equal(placed.laziness, found.laziness)
+
+
+def test_many_cells_walk_on_the_graph_that_is_there(bent, monkeypatch):
+    monkeypatch.setattr(import_module("heatwalk.curvature"), "_WIDE_UP_TO", 100)
+    points, truth, graph, map_, _ = bent
+    found = hw.curvature(points, graph, map_, t=16, **QUICK)
+    assert found.scales[-1] <= 200
+    assert np.corrcoef(found.diffusion, truth)[0, 1] > 0.6
+    assert np.corrcoef(found.curvature, truth)[0, 1] > 0.99
+
+
+def test_genes_go_with_curvature(small):
+    points, _, graph, map_, _ = small
+    values = np.random.default_rng(0).normal(size=(len(points), 4)).astype(np.float32)
+    values[:, 2] += 3 * small[-1].curvature
+    cells = SimpleNamespace(values=values, indptr=None, selected=np.ones(4, bool), var=pd.DataFrame(index=list("abcd")))
+    found = hw.curvature(points, graph, map_, cells, **QUICK)
+    assert np.argmax(np.abs(found.correlation[:, 0])) == 2
+    assert found.false_discovery_rate[2, 0] < 1e-10
+
+
+# ---- what has none ----
+
+
+def test_a_piece_too_small_has_no_curvature_and_says_why():
+    points, _ = torus(700, noise=0.2)
+    points = np.concatenate([points, 100 + 0.01 * np.random.default_rng(0).normal(size=(40, 3))])
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_, **QUICK)
+    assert REASONS[found.reason[-1]] == "too few cells around"
+    assert np.isnan(found.curvature[-40:]).all()
+    assert np.isfinite(found.curvature[:700]).mean() > 0.99
+
+
+def test_two_clouds_that_are_the_same_bend_the_same():
+    points, truth = torus(500)
+    both = np.concatenate([points, points + np.array([50, 0, 0])])
+    graph, map_ = made(both)
+    found = hw.curvature(both, graph, map_, **QUICK)
+    np.testing.assert_allclose(found.quadric[:500], found.quadric[500:], rtol=1e-4, atol=1e-4)
+    assert np.corrcoef(found.curvature[:500], truth)[0, 1] > 0.95
+
+
+def test_coincident_cells_have_none():
+    points, _ = torus(600)
+    points[:250] = points[0]
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_, **QUICK)
+    assert set(found.reason[:250]) == {2}
+    assert np.isnan(found.curvature[:250]).all()
+    assert np.isfinite(found.curvature).sum() > 200
+
+
+def test_a_walk_that_has_forgotten_where_it_began_says_so(caplog):
+    points = np.random.default_rng(0).normal(size=(200, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_, t=100, **QUICK)
+    assert set(found.reason) == {3}
+    assert np.isnan(found.curvature).all()
+    assert "200 of 200 cells have none: the walk is stationary" in caplog.text
+
+
+def test_points_of_a_plane_have_no_normal():
+    points = np.random.default_rng(0).uniform(size=(300, 2))
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_)
+    assert set(found.reason) == {4}
+    assert len(found.null) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "ricci"}, r"HW-CU-002 estimator: 'ricci' is unknown; use combined"),
+        ({"t": 0}, r"HW-CU-003 t: 0 is no whole number above 0; set t to 8"),
+        ({"ball": 1.5}, r"HW-CU-003 ball: 1.5 is no whole number"),
+        ({"dimension": 7}, r"HW-CU-004 dimension: 7 is no dimension between 1 and 3"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(small, options, message):
+    points, _, graph, map_, _ = small
+    with pytest.raises(hw.BadInput, match=message):
+        hw.curvature(points, graph, map_, **options)
+
+
+def test_other_cells_and_too_few_are_refused(bent):
+    points, _, graph, map_, _ = bent
+    with pytest.raises(hw.BadInput, match=r"HW-CU-001 affinity: there are 899 points and a graph of 900 cells"):
+        hw.curvature(points[1:], graph, map_)
+    graph, map_ = made(points[:20])
+    with pytest.raises(hw.BadInput, match=r"HW-CU-005 points: 20 cells are too few"):
+        hw.curvature(points[:20], graph, map_)
