@@ -60,7 +60,7 @@ def loss_function(network, cost: Callable, inputs, targets) -> Loss:
     return loss
 
 
-def sample(loss: Loss, centre, radii: Sequence[float], *, points: int = 100, directions=None, seed: int = 0) -> Samples:
+def sample(loss: Loss, centre, radii: Sequence[float], *, points: int = 60, directions=None, seed: int = 0) -> Samples:
     """Losses at the centre and at `points` uniform directions on a shell of each radius around it.
 
     centre: (parameter,). directions: (parameter, dimension), orthonormal: offsets are theta - centre = directions @ u;
