@@ -50,7 +50,7 @@ def bent():
 
 @pytest.fixture(scope="module")
 def small():
-    points, truth = torus(300)
+    points, truth = torus(500)
     graph, map_ = made(points)
     return points, truth, graph, map_, hw.curvature(points, graph, map_, **QUICK)
 
@@ -247,7 +247,7 @@ def test_another_seed_draws_another_sample(small):
 def test_the_ball_and_the_network_s_places_count(small):
     points, _, graph, map_, found = small
     wide = hw.curvature(points, graph, map_, ball=100, **QUICK)
-    assert (wide.laziness < found.laziness).mean() > 0.9
+    assert (wide.laziness < found.laziness).mean() > 0.8
     network = SimpleNamespace(coordinates=points[:, ::-1])
     placed = hw.curvature(points, graph, network, **QUICK)
     np.testing.assert_array_equal(placed.curvature, found.curvature)
