@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("HEATWALK_DATA", HERE.parents[1] / "shared" / "data")).resolve()
 MARKERS = ["CD43", "CD34", "CD90", "CD45RA", "CD31", "CD49f", "CD73", "CD45", "FLK1", "CD38"]
 SHOWN = 10  # genes
+PATIENCE = 1800  # seconds for a peer
 
 
 def worm():
@@ -98,9 +99,12 @@ def beside(python: Path, points, number: int) -> tuple[np.ndarray, float] | str:
         if not python.exists():
             return f"{python} is not there"
         command = [str(python), __file__, "--palantir", str(given), str(number), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            return f"not done after {PATIENCE} s"
         if not result.exists():
-            return done.stderr.strip().splitlines()[-1][:120]
+            return (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1][:120]
         found = np.load(result)
         return found["values"], float(found["seconds"])
 
@@ -111,13 +115,17 @@ def compare(name: str, made, python: Path) -> None:
     cells, points, truth, root = made()
     found, seconds, more = heatwalk(cells, points, root)
     number = int(found.roots["cell"].iloc[0])
-    rows = [("heatwalk", found.pseudotime, seconds), ("scanpy dpt", *scanpy(points, number))]
-    peer = beside(python, points, number)
-    rows += [] if isinstance(peer, str) else [("palantir", *peer)]
-    for tool, values, taken in rows:
+
+    def row(tool: str, values: np.ndarray, taken: float) -> None:
         order = spearmanr(values, truth, nan_policy="omit").statistic
         print(f"| {name} | {len(truth):,} | {tool} | {order:.3f} | {taken:.1f} |", flush=True)
-    if isinstance(peer, str):
+
+    row("heatwalk", found.pseudotime, seconds)
+    row("scanpy dpt", *scanpy(points, number))
+    peer = beside(python, points, number)
+    if not isinstance(peer, str):
+        row("palantir", *peer)
+    else:
         print(f"| {name} | {len(truth):,} | palantir | did not run: {peer} | |")
     print(f"\nroot {found.roots.index[0]}; cells without pseudotime {int((found.reason > 0).sum())}; branches of "
           f"{np.bincount(found.branch[found.branch >= 0]).tolist()} cells; genes of {len(cells.var):,} x 16 variables "
