@@ -77,7 +77,8 @@ def results(
     positive = rng.lognormal(size=n_cells)
     arrays = {
         "cells": {"obs": obs, "removed": gone, "split": (np.arange(n_cells) % 10 == 0).astype(np.uint8),
-                  "selected": np.arange(50) < 20},
+                  "selected": np.arange(50) < 20,
+                  "var": pd.DataFrame({"symbol": [f"<g{n}>" for n in range(50)]}, index=[f"id{n}" for n in range(50)])},
         "pca": {"coordinates": rng.normal(size=(n_cells, 6)).astype(np.float32), "variances": np.arange(6, 0, -1.0),
                 "total_variance": np.float64(40)},
         "neighbors": {"recall": np.float64(recall), "probes": np.int64(8)},
@@ -467,3 +468,54 @@ def test_millions_of_cells_are_counted_in_millions_beside_the_axis():
     assert [text for _, text in chart.y_ticks] == ["0", "0.5 M", "1 M"]
     few = pictures.histogram(np.repeat(np.arange(3.0), 1000), "x", "about")
     assert [text for _, text in few.y_ticks][-1] == "1,000"
+
+
+# ---- pseudotime ------------------------------------------------------------------------------------------------------
+
+
+def timed(folder, *, pieces=(), branching=True, modes=4):
+    """A published dataset with pseudotime from one root in the largest piece, made up."""
+    made = results(folder, pieces=pieces, modes=modes)
+    rng, own = np.random.default_rng(1), np.asarray(made["affinity"]["components"][:]) == 0
+    time = np.where(own, np.linspace(0, 20, 300), np.nan)
+    branch = np.where(own, np.arange(300) % 4 if branching else 0, -1).astype(np.int8)
+    table = pd.DataFrame({"cell": [0], "component": [0], "asked": ["day=<0>"]}, index=pd.Index(["cell-0"], name="name"))
+    genes = rng.random((50, 1 + modes))
+    correlation = 2 * genes - 1
+    correlation[7, 0], correlation[9] = -0.999, np.nan
+    arrays = {
+        "pseudotime": time, "reason": np.where(own, 0, 1).astype(np.uint8), "branch": branch, "roots": table,
+        "tips": np.zeros((1 + len(pieces), 3), np.int64), "agreement": np.full((1 + len(pieces), 3, 2), 0.5),
+        "correlation": correlation, "p_value": genes, "false_discovery_rate": np.where(genes > 0.5, 1, 0.01),
+        "relevance": genes,
+    }  # fmt: skip
+    return {**made, "pseudotime": published(folder / "results" / "tiny", "pseudotime", arrays, roots=["day=<0>"])}
+
+
+def section_of(folder, made):
+    made = report(made, folder / "report.html", dataset="tiny")
+    text = made.path.read_text()
+    return text.partition('<section id="pseudotime">')[2].partition("</section>")[0], made.warnings
+
+
+def test_pseudotime_has_pictures_branches_and_genes(tmp_path):
+    section, warnings = section_of(tmp_path, timed(tmp_path))
+    assert section.count("data:image/png") == 2
+    assert "Three branches were found" in section
+    assert "cell-0</bdi> (asked for as <bdi>day=&lt;0&gt;</bdi>)" in section
+    assert section.partition("<tbody>")[2].startswith("<tr><td><bdi>&lt;g7&gt;</bdi></td>")
+    assert "&lt;g9&gt;" not in section
+    assert not any("pseudotime" in warning for warning in warnings)
+
+
+def test_pseudotime_without_branches_or_with_one_component_says_so(tmp_path):
+    section, _ = section_of(tmp_path, timed(tmp_path, branching=False, modes=1))
+    assert section.count("data:image/png") == 1
+    assert "No branching was found" in section
+
+
+def test_cells_that_no_root_reaches_are_counted_and_told(tmp_path):
+    section, warnings = section_of(tmp_path, timed(tmp_path, pieces=(60,)))
+    assert "60 (no root in its piece of the graph)" in section
+    assert "240 of 300 cells" in section
+    assert any(warning.startswith("60 of 300 cells have no pseudotime") for warning in warnings)

@@ -126,6 +126,7 @@ def jobs(folder, *arguments) -> set[str]:
 def both(tmp_path_factory):
     """A dataset with a network beside its map, one with a network alone, and a query that lands in that."""
     options = OPTIONS + "deep_diffusion_map: {n_components: 4, rounds: 1, prototypes: 30}\n"
+    options += "overrides: {alone: {pseudotime: {roots: [time=min]}}}\n"
     folder = prepare(tmp_path_factory.mktemp("network") / "both", options)
     write_counts(folder / "config" / "new.h5ad", n_cells=60, seed=1)
     rows = ("toy\ttoy.h5ad\tcounts\tboth\t", "alone\ttoy.h5ad\tcounts\tneural\t", "new\tnew.h5ad\tcounts\t\talone")
@@ -163,7 +164,7 @@ def test_an_option_of_the_network_reruns_it_and_what_shows_it(both):
     changed.write_text("deep_diffusion_map: {t: 2, n_components: 4, rounds: 1, prototypes: 30}\n")
     ran = jobs(both, "--configfile", "config/config.yaml", str(changed))
     shown = {f"{name}/{stage}" for name in ("toy", "alone") for stage in ("deep_diffusion_map", "atlas", "report")}
-    assert ran == shown | {"new/extension", "new/atlas", "new/report"}
+    assert ran == shown | {"alone/pseudotime", "new/extension", "new/atlas", "new/report"}
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,10 @@ def test_a_network_alone_makes_the_map_and_places_a_query(both):
     np.testing.assert_array_equal(atlases[0].obsm["X_deep_diffusion_map"], with_map)
     page = (results / "alone" / "report" / "report.html").read_text()
     assert "by a network alone" in page
+    places, root = atlases[0].obsm["X_deep_diffusion_map"].astype(float), atlases[0].obs["time"].argmin()
+    expected = np.linalg.norm(places - places[root], axis=1)
+    np.testing.assert_allclose(atlases[0].obs["heatwalk_pseudotime"], expected, rtol=1e-6, atol=1e-9)
+    assert '<section id="pseudotime">' in page
     assert "A network stands for the pairs here" in page
 
 

@@ -229,8 +229,8 @@ def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) 
 
     n, variables = size.n_cells, size.n_modes + 1
     block = min(block_cells, n) * size.n_stored / max(n, 1)
-    held = bytes_held(n, size.n_columns, variables, threads) + 40 * block * threads + 400 * n
-    return 1e-9 * size.n_stored * variables + 1e-6 * n, held, 10 * n + 26 * size.n_columns * variables, 0
+    held = 8e7 + bytes_held(n, size.n_columns, variables, threads) + 40 * block * threads + 400 * n
+    return 4 + 1.3e-8 * size.n_stored * variables + 2e-5 * n, held, 10 * n + 26 * size.n_columns * variables, 0
 
 
 def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
