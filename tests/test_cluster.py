@@ -233,7 +233,49 @@ def test_processes_give_the_same_bits_listen_to_this_machine_alone_and_leave_not
     assert [each for each in started if each.is_running() and "spawn_main" in " ".join(each.cmdline())] == []
 
 
+@pytest.mark.usefixtures("quiet")
+def test_a_worker_killed_while_processes_start_costs_a_start(tmp_path, caplog):
+    def kill_the_first():
+        wait_until(lambda: killed or killed.extend(spawned()))
+        killed[0].kill()
+
+    killed, clumsy = [], threading.Thread(target=kill_the_first)
+    clumsy.start()
+    with caplog.at_level(logging.INFO, "heatwalk"), compute.workers("processes", 2, tmp_path) as workers:
+        assert list(workers.in_order(abs, [-1, -2])) == [1, 2]
+    clumsy.join()
+    assert "2 worker processes did not start (Nanny failed to start.), time 1 of 3" in caplog.text
+    assert "time 2 of 3" not in caplog.text
+    wait_until(lambda: spawned() == [])
+    assert list(tmp_path.iterdir()) == []
+    assert [thread.name for thread in threading.enumerate() if "IO loop" in thread.name] == []
+
+
+def test_processes_that_never_start_are_said_after_three_times(monkeypatch):
+    def never(**options):
+        starts.append(options["n_workers"])
+        raise RuntimeError("Nanny failed to start.")
+
+    starts = []
+    monkeypatch.setattr("distributed.LocalCluster", never)
+    said = r"HW-RS-005.*2 worker processes could not be started, 3 times \(Nanny failed to start.\)"
+    with pytest.raises(OutOfResources, match=said), compute.workers("processes", 2):
+        pass
+    assert starts == [2, 2, 2]
+
+
+def spawned() -> list[psutil.Process]:
+    """Worker processes of this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
+
+
 def log_filters() -> dict:
+    import distributed  # noqa: F401 - it has filters of its own
+
     loggers = {name: logging.getLogger(name) for name in list(logging.root.manager.loggerDict)}
     return {name: list(logger.filters) for name, logger in loggers.items() if logger.filters}
 

@@ -27,6 +27,7 @@ _CONNECT_SECONDS = 15
 _ANSWER_SECONDS = 20
 _NO_WORKER_SECONDS = 35
 _CLOSE_SECONDS = 15
+_STARTS = 3  # of a cluster of processes, before it is given up
 _POLL_SECONDS = 3
 _LIBRARIES = ("numpy", "scipy", "numba", "faiss", "zarr")  # the bits of a result come from them too
 _TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
@@ -61,23 +62,31 @@ def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
 @contextmanager
 def _local(n_workers: int) -> Iterator[str]:
     """The address of a cluster of processes on this machine, which listens to this machine alone."""
-    from distributed import LocalCluster
-
-    options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
-    # No dashboard still is a web server, on port 8787 unless told otherwise.
-    web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     with _environment_kept():
-        try:
-            cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", **web, **options)
-        except RuntimeError as error:
-            remedy = "set compute: scheduler: threads, then type: heatwalk resume"
-            remedy += " (a script of your own needs: if __name__ == '__main__')"
-            raise _lost(f"{n_workers} worker processes could not be started ({error})", remedy) from None
+        cluster = _started(n_workers)
         try:
             yield cluster.scheduler_address
         finally:
             with suppress(OSError):
                 cluster.close(timeout=_CLOSE_SECONDS)
+
+
+def _started(n_workers: int):
+    """A cluster of processes, all of which have begun; where one dies before that, all are started again."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
+    # No dashboard still is a web server, on port 8787 unless told otherwise.
+    web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
+    for started in range(1, _STARTS + 1):
+        try:
+            return LocalCluster(n_workers=n_workers, host="127.0.0.1", **web, **options)  # ends what it began itself
+        except RuntimeError as error:
+            log.info("%d worker processes did not start (%s), time %d of %d", n_workers, error, started, _STARTS)
+            cause = f"{n_workers} worker processes could not be started, {_STARTS} times ({error})"
+    remedy = "set compute: scheduler: threads, then type: heatwalk resume"
+    remedy += " (a script of your own needs: if __name__ == '__main__')"
+    raise _lost(cause, remedy)
 
 
 def dask_setup(worker) -> None:
