@@ -53,7 +53,8 @@ def expected(affinity, order):
 
 
 def made(affinity, held=True, band_edges=10**9, threads=1, folder=None):
-    with compute.workers("threads", threads, folder) as pool:
+    with compute.workers("threads", threads) as pool:
+        pool.folder = folder  # one that stays
         return conjugate.conjugate(affinity, held=held, band_edges=band_edges, workers=pool)
 
 

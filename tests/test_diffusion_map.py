@@ -456,7 +456,7 @@ def test_a_matrix_in_files_gives_the_bytes_of_one_in_memory(monkeypatch, tmp_pat
     found = hw.diffusion_map(some_graph, n_components=6, memory=memory, scratch=tmp_path if in_folder else None)
     assert isinstance(kept[0].values, scratch.File)
     assert isinstance(kept[0].columns, scratch.File)
-    assert (kept[0].values.path.parent == tmp_path) == in_folder
+    assert (kept[0].values.path.parent.parent == tmp_path) == in_folder
     assert not kept[0].values.path.exists()
     assert not list(tmp_path.iterdir())
     assert bytes_of(found) == bytes_of(expected)

@@ -17,7 +17,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from heatwalk import compute
 from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem
@@ -27,7 +26,7 @@ _CONNECT_SECONDS = 15
 _ANSWER_SECONDS = 20
 _NO_WORKER_SECONDS = 35
 _CLOSE_SECONDS = 15
-_STARTS = 3  # of a cluster of processes, before it is given up
+_STARTS = 4  # of a worker process that dies before it has begun
 _POLL_SECONDS = 3
 _LIBRARIES = ("numpy", "scipy", "numba", "faiss", "zarr")  # the bits of a result come from them too
 _TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
@@ -39,8 +38,7 @@ def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         # Of a name used once: a task that outlives a killed run must not find the files of the next run.
-        folder = stack.enter_context(TemporaryDirectory(prefix="tasks-", dir=here.folder, ignore_cleanup_errors=True))
-        folder = Path(folder).resolve()  # a worker may have started elsewhere
+        folder = here.folder.resolve()  # a worker may have started elsewhere
         address = stack.enter_context(_local(here.threads)) if scheduler == "processes" else scheduler
         client = stack.enter_context(_connected(address))
         numbers = itertools.count()
@@ -62,8 +60,19 @@ def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
 @contextmanager
 def _local(n_workers: int) -> Iterator[str]:
     """The address of a cluster of processes on this machine, which listens to this machine alone."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
+    # No dashboard still is a web server, on port 8787 unless told otherwise.
+    web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     with _environment_kept():
-        cluster = _started(n_workers)
+        try:
+            cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", worker_class=_nanny(), **web, **options)
+        except RuntimeError as error:
+            remedy = "set compute: scheduler: threads, then type: heatwalk resume"
+            remedy += " (a script of your own needs: if __name__ == '__main__')"
+            cause = f"{n_workers} worker processes could not be started, {_STARTS} times in a row ({error})"
+            raise _lost(cause, remedy) from None
         try:
             yield cluster.scheduler_address
         finally:
@@ -71,22 +80,21 @@ def _local(n_workers: int) -> Iterator[str]:
                 cluster.close(timeout=_CLOSE_SECONDS)
 
 
-def _started(n_workers: int):
-    """A cluster of processes, all of which have begun; where one dies before that, all are started again."""
-    from distributed import LocalCluster
+def _nanny() -> type:
+    """What starts a worker process and replaces one that dies; Dask's own gives up one that dies before it has begun."""
+    from distributed import Nanny as Daily
+    from distributed import Status
 
-    options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
-    # No dashboard still is a web server, on port 8787 unless told otherwise.
-    web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
-    for started in range(1, _STARTS + 1):
-        try:
-            return LocalCluster(n_workers=n_workers, host="127.0.0.1", **web, **options)  # ends what it began itself
-        except RuntimeError as error:
-            log.info("%d worker processes did not start (%s), time %d of %d", n_workers, error, started, _STARTS)
-            cause = f"{n_workers} worker processes could not be started, {_STARTS} times ({error})"
-    remedy = "set compute: scheduler: threads, then type: heatwalk resume"
-    remedy += " (a script of your own needs: if __name__ == '__main__')"
-    raise _lost(cause, remedy)
+    class Nanny(Daily):
+        async def instantiate(self) -> Status:
+            for started in range(1, _STARTS + 1):
+                status = await super().instantiate()
+                if status != Status.stopped or self.status == Status.running:
+                    break
+                log.info("a worker process died at its start, %d of %d", started, _STARTS)
+            return status
+
+    return Nanny
 
 
 def dask_setup(worker) -> None:
