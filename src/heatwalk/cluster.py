@@ -81,7 +81,7 @@ def _local(n_workers: int) -> Iterator[str]:
 
 
 def _nanny() -> type:
-    """What starts a worker process and replaces one that dies; Dask's own gives up one that dies before it has begun."""
+    """What starts a worker process and replaces one that dies; Dask's own gives up one that dies at its start."""
     from distributed import Nanny as Daily
     from distributed import Status
 

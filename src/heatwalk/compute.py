@@ -52,8 +52,8 @@ def workers(
     """Workers for the time of the block.
 
     scheduler: "threads"; "processes", started here, as many as threads; or the address of a Dask scheduler whose
-    workers see the same files and the same heatwalk. scratch: folder for what they share, in a folder of this call's own;
-    where there is none, memory for threads, unless `files` are asked for, and a temporary folder otherwise.
+    workers see the same files and the same heatwalk. scratch: where they share files, in a folder of this call's own;
+    without one, memory for threads, unless `files` are asked for, and a temporary folder otherwise.
     """
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread())
