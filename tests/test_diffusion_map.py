@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -732,3 +733,16 @@ def test_a_walk_all_but_stuck_in_small_places_is_solved_densely_instead():
     found = hw.diffusion_map(graph, n_components=8)
     assert np.ravel(found.solver)[0] == DENSE
     assert np.ravel(found.converged)[:8].all()
+
+
+def test_a_dense_solve_holds_one_array(roll):
+    with compute.workers("threads", 1) as workers:
+        matrix = conjugate.conjugate(roll, held=True, band_edges=1, workers=workers)
+    trivial = matrix.root / np.linalg.norm(matrix.root)
+    stage._dense(matrix.component(0), trivial, 5)  # with what is imported on the way
+    tracemalloc.start()
+    pairs = stage._dense(matrix.component(0), trivial, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * 8 * N_POINTS**2 + 20 * len(roll.indices)
+    assert pairs.residuals.max() < 1e-13
