@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
+from distributed import LocalCluster
 from workflow_runs import ROOT
 
 import heatwalk
@@ -262,6 +263,21 @@ def test_processes_that_never_begin_are_said_and_leave_nothing(monkeypatch, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_that_do_not_end_by_themselves_are_ended(monkeypatch, quiet):
+    def fail(itself, timeout):
+        failed.append(itself)
+        raise AssertionError("Status.starting")
+
+    failed, close = [], LocalCluster.close
+    monkeypatch.setattr(LocalCluster, "close", fail)
+    with compute.workers("processes", 2) as workers:
+        assert list(workers.in_order(abs, [-1, -2])) == [1, 2]
+        started = spawned()
+    assert len(started) >= 2
+    assert psutil.wait_procs(started, timeout=15)[1] == []
+    close(failed[0], 15)
+
+
 def kill_newcomers(killed: list, most: int, stopped=None) -> None:
     """Kill worker processes of this one as soon as they are seen."""
     deadline = time.monotonic() + 60
@@ -283,8 +299,6 @@ def spawned() -> list[psutil.Process]:
 
 
 def log_filters() -> dict:
-    import distributed  # noqa: F401 - it has filters of its own
-
     loggers = {name: logging.getLogger(name) for name in list(logging.root.manager.loggerDict)}
     return {name: list(logger.filters) for name, logger in loggers.items() if logger.filters}
 

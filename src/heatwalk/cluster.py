@@ -73,11 +73,17 @@ def _local(n_workers: int) -> Iterator[str]:
             remedy += " (a script of your own needs: if __name__ == '__main__')"
             cause = f"{n_workers} worker processes could not be started, {_STARTS} times in a row ({error})"
             raise _lost(cause, remedy) from None
+        nannies = list(cluster.workers.values())
         try:
             yield cluster.scheduler_address
         finally:
-            with suppress(OSError):
+            try:
                 cluster.close(timeout=_CLOSE_SECONDS)
+            except Exception as error:  # the work is done, and a process that is being replaced now has none
+                log.info("worker processes did not end by themselves (%r)", error)
+                for pid in filter(None, (nanny.pid for nanny in nannies)):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 def _nanny() -> type:
@@ -89,8 +95,8 @@ def _nanny() -> type:
         async def instantiate(self) -> Status:
             for started in range(1, _STARTS + 1):
                 status = await super().instantiate()
-                if status != Status.stopped or self.status == Status.running:
-                    break
+                if status != Status.stopped or self.status != Status.init:
+                    break  # one that ran is replaced by Dask itself, unless it is to end
                 log.info("a worker process died at its start, %d of %d", started, _STARTS)
             return status
 
