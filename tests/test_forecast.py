@@ -210,6 +210,12 @@ def test_what_was_measured_is_foreseen(stage, n_cells, seconds):
     assert seconds / 1.75 < need.seconds < seconds * 1.75
 
 
+@pytest.mark.parametrize(("n_cells", "memory"), [(10**5, 400), (3 * 10**5, 512), (10**6, 549), (10**7, 1216)])
+def test_memory_that_affinity_took_is_foreseen(n_cells, memory):
+    need = forecast.forecast("affinity", Size(n_cells, 50, 50 * n_cells), threads=2)
+    assert need.memory == pytest.approx(memory * 1e6, rel=0.3)
+
+
 def test_how_neighbors_are_searched_is_foreseen():
     def seconds(n_cells=10**6, **how):
         return forecast.forecast("neighbors", Size(n_cells, 50, 50 * n_cells, **how)).seconds

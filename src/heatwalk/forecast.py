@@ -196,7 +196,7 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
 
 def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     directed = size.n_cells * size.n_neighbors
-    held = 150 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
+    held = 105 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
     scratch = directed * (8 + size.value_bytes) + 12 * (size.n_cells + 2 * directed)
     # Where neighbours stand in memory, and what is written, leave caches the later the fewer the edges are.
     seconds = 2.4e-7 * size.edges * (size.edges / 1.3e7) ** 0.27
