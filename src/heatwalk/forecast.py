@@ -189,7 +189,7 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
     held = 100 * n + gathered + 10e6 * threads
     # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions. It
     # grows with the logarithm of the share of neighbours that may be missed.
-    lists = -np.log10(max(1 - size.min_recall, 1e-6)) / 2
+    lists = float(-np.log10(max(1 - size.min_recall, 1e-6)) / 2)
     seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * lists * n**2) * (size.dimension + 100) / 150
     return seconds, held, 0.7 * found + 4 * n, n * row + found
 
