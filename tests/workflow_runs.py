@@ -88,7 +88,7 @@ def dry_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def _run(command: list[str], folder: Path, environment: dict) -> subprocess.CompletedProcess:
     environment = {**os.environ, **environment}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def stages_to_run(folder: Path, *arguments: str, **environment: str) -> set[str]:
