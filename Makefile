@@ -10,8 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 run: $(READY) ## the main job: every dataset of config/datasets.tsv
 	$(BIN)/heatwalk run --cores all
 
-test: $(READY) lint ## linters, then the tests
-	$(BIN)/python -m pytest -q
+test: $(READY) lint ## linters, then the tests: two files at a time, as half of them wait for programs they started
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY) ## ruff, snakefmt, snakemake --lint, import-linter
 	$(BIN)/ruff check .

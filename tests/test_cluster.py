@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
+from distributed import LocalCluster
 from workflow_runs import ROOT
 
 import heatwalk
@@ -231,6 +232,70 @@ def test_processes_give_the_same_bits_listen_to_this_machine_alone_and_leave_not
     assert list(tmp_path.iterdir()) == []
     psutil.wait_procs(started, timeout=10)
     assert [each for each in started if each.is_running() and "spawn_main" in " ".join(each.cmdline())] == []
+
+
+@pytest.mark.usefixtures("quiet")
+def test_workers_killed_before_they_have_begun_are_started_again(tmp_path, caplog):
+    killed, clumsy = [], threading.Thread(target=lambda: kill_newcomers(killed, 2))
+    clumsy.start()
+    with caplog.at_level(logging.INFO, "heatwalk"), compute.workers("processes", 2, tmp_path) as workers:
+        assert list(workers.in_order(abs, [-1, -2])) == [1, 2]
+    clumsy.join()
+    assert caplog.text.count("a worker process died at its start") == 2
+    wait_until(lambda: spawned() == [])
+    assert list(tmp_path.iterdir()) == []
+    assert [thread.name for thread in threading.enumerate() if "IO loop" in thread.name] == []
+
+
+@pytest.mark.usefixtures("quiet")
+def test_processes_that_never_begin_are_said_and_leave_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_STARTS", 2)
+    stopped, killed = threading.Event(), []
+    clumsy = threading.Thread(target=lambda: kill_newcomers(killed, 100, stopped))
+    clumsy.start()
+    said = r"HW-RS-005.*1 worker processes could not be started, 2 times in a row \(Nanny failed to start.\)"
+    with pytest.raises(OutOfResources, match=said), compute.workers("processes", 1, tmp_path):
+        pass
+    stopped.set()
+    clumsy.join()
+    assert len(killed) == 2
+    wait_until(lambda: spawned() == [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_do_not_end_by_themselves_are_ended(monkeypatch, quiet):
+    def fail(itself, timeout):
+        failed.append(itself)
+        raise AssertionError("Status.starting")
+
+    failed, close = [], LocalCluster.close
+    monkeypatch.setattr(LocalCluster, "close", fail)
+    with compute.workers("processes", 2) as workers:
+        assert list(workers.in_order(abs, [-1, -2])) == [1, 2]
+        started = spawned()
+    assert len(started) >= 2
+    assert psutil.wait_procs(started, timeout=15)[1] == []
+    close(failed[0], 15)
+
+
+def kill_newcomers(killed: list, most: int, stopped=None) -> None:
+    """Kill worker processes of this one as soon as they are seen."""
+    deadline = time.monotonic() + 60
+    while len(killed) < most and time.monotonic() < deadline and not (stopped and stopped.is_set()):
+        for newcomer in spawned()[: most - len(killed)]:
+            if newcomer not in killed:
+                newcomer.kill()
+                killed.append(newcomer)
+        time.sleep(0.01)
+
+
+def spawned() -> list[psutil.Process]:
+    """Worker processes of this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
 
 
 def log_filters() -> dict:

@@ -24,6 +24,7 @@ from heatwalk.errors import BadInput, OutOfResources
 pytestmark = pytest.mark.qualification
 
 MANY_CELLS = 120_000  # from 100,000 on diffusion_map sends its products
+QUIET_SECONDS = 35  # that they take on two cores with nothing beside
 A_MINUTE = 60
 
 
@@ -70,10 +71,21 @@ def some(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory):
+def many_and_seconds(tmp_path_factory):
     folder, seconds = run_whole(tmp_path_factory.mktemp("many") / "run", MANY_CELLS)
     print(f"{MANY_CELLS} cells on 2 threads: {seconds:.0f} seconds")
-    return folder
+    return folder, seconds
+
+
+@pytest.fixture
+def many(many_and_seconds):
+    return many_and_seconds[0]
+
+
+@pytest.fixture
+def times_slower(many_and_seconds):
+    """How much slower than a quiet machine this one is: what a block takes has to be done between two deaths."""
+    return max(1, many_and_seconds[1] / QUIET_SECONDS)
 
 
 def program(folder: Path) -> psutil.Process | None:
@@ -117,10 +129,10 @@ def test_the_same_hashes_on_threads_processes_and_a_scheduler(some, tmp_path, wh
 # ---- random deaths ---------------------------------------------------------------------------------------------------
 
 
-def kill_workers(folder: Path, nanny, stop: threading.Event, killed: dict, seed: int) -> None:
+def kill_workers(folder: Path, nanny, stop: threading.Event, killed: dict, seed: int, slower: float) -> None:
     """Kill a worker at a random moment, again and again while scheduled stages run."""
     generator = random.Random(seed)
-    while not stop.wait(generator.uniform(1, 4)):
+    while not stop.wait(slower * generator.uniform(1, 4)):
         with contextlib.suppress(psutil.Error, StopIteration):
             running = program(folder)
             workers = worker_processes(nanny or running) if running else []
@@ -131,13 +143,13 @@ def kill_workers(folder: Path, nanny, stop: threading.Event, killed: dict, seed:
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("where", ["processes", "address"])
-def test_workers_killed_at_random_moments_change_nothing(many, tmp_path, where, seed):
+def test_workers_killed_at_random_moments_change_nothing(many, times_slower, tmp_path, where, seed):
     folder = unscheduled(many, tmp_path / "run")
     stop, killed = threading.Event(), dict.fromkeys(SCHEDULED, 0)
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(dask(tmp_path / "elsewhere", 3)) if where == "address" else None
         configure(folder, running.address if running else where, threads=3)
-        arguments = (folder, running.nanny if running else None, stop, killed, seed)
+        arguments = (folder, running.nanny if running else None, stop, killed, seed, times_slower)
         killer = threading.Thread(target=kill_workers, args=arguments)
         killer.start()
         started = time.monotonic()

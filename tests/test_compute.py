@@ -137,8 +137,11 @@ def test_threads_are_those_asked_for_or_all_that_are_free():
 def test_what_workers_share_is_in_memory_unless_files_or_a_folder_are_asked_for(tmp_path):
     with compute.workers("threads", 1) as pool:
         assert pool.folder is None
-    with compute.workers("threads", 1, tmp_path) as pool:
-        assert pool.folder == tmp_path
+    with compute.workers("threads", 1, tmp_path) as pool, compute.workers("threads", 1, tmp_path) as other:
+        assert pool.folder.parent == other.folder.parent == tmp_path
+        assert pool.folder != other.folder
+        (pool.folder / "left").touch()
+    assert not list(tmp_path.iterdir())
     with compute.workers("threads", 1, files=True) as pool:
         folder = pool.folder
         assert folder.is_dir()

@@ -1,5 +1,6 @@
 """conjugate: the dense D^-1/2 W D^-1/2 in another order, in memory and in files, and row ranges that fit together."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,7 +54,8 @@ def expected(affinity, order):
 
 
 def made(affinity, held=True, band_edges=10**9, threads=1, folder=None):
-    with compute.workers("threads", threads, folder) as pool:
+    with compute.workers("threads", threads) as pool:
+        pool.folder = folder  # one that stays
         return conjugate.conjugate(affinity, held=held, band_edges=band_edges, workers=pool)
 
 
@@ -196,3 +198,18 @@ def test_rows_of_a_component_beyond_two_billion_edges_are_read_where_they_are(st
     assert far.columns.read == far.values.read == [(near.indptr[5] + start, near.indptr[20] + start)]
     assert far.rows(rows).indptr.dtype == np.int32
     assert far.blocks() == near.blocks()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_held_while_it_is_gathered_is_known(monkeypatch, threads):
+    monkeypatch.setattr(conjugate, "_READ_EDGES", 2**14)
+    affinity, n_cells = graph(700, n_components=1, density=0.3), 700
+    n_edges = len(affinity.indices)
+    made(affinity)  # with what is imported and compiled on the way
+    tracemalloc.start()
+    found = made(affinity, threads=threads)
+    peak = tracemalloc.get_traced_memory()[1] - found.columns.nbytes - found.values.nbytes
+    tracemalloc.stop()
+    bound = conjugate.filling_bytes(n_cells, n_edges, threads)
+    assert peak < bound + 2e5  # of Python's own
+    assert threads > 1 or peak > bound / 2

@@ -189,3 +189,76 @@ def test_landmarks_are_foreseen_to_take_less_time_and_the_same_disk():
 def test_the_compiler_is_counted_where_products_are_compiled():
     few, many = (bytes_held(10**5, n_edges, 16) for n_edges in (COMPILED_FROM - 1, COMPILED_FROM))
     assert 5e7 < many - few < 2e8
+
+
+@pytest.mark.parametrize(
+    ("stage", "n_cells", "seconds"),  # of two quiet cores, docs/benchmarks.md
+    [
+        ("neighbors", 10**5, 3.2),
+        ("neighbors", 3 * 10**5, 8.0),
+        ("neighbors", 10**6, 40.7),
+        ("affinity", 10**5, 1.6),
+        ("affinity", 3 * 10**5, 4.2),
+        ("affinity", 10**6, 17.1),
+        ("affinity", 10**7, 291.7),
+        ("diffusion_map", 10**5, 4.5),
+        ("diffusion_map", 10**6, 77.0),
+    ],
+)
+def test_what_was_measured_is_foreseen(stage, n_cells, seconds):
+    need = forecast.forecast(stage, Size(n_cells, 50, 50 * n_cells), threads=2, memory=16 * 10**9)
+    assert seconds / 1.75 < need.seconds < seconds * 1.75
+
+
+@pytest.mark.parametrize(("n_cells", "memory"), [(10**5, 400), (3 * 10**5, 512), (10**6, 549), (10**7, 1216)])
+def test_memory_that_affinity_took_is_foreseen(n_cells, memory):
+    need = forecast.forecast("affinity", Size(n_cells, 50, 50 * n_cells), threads=2)
+    assert need.memory == pytest.approx(memory * 1e6, rel=0.3)
+
+
+def test_how_neighbors_are_searched_is_foreseen():
+    def seconds(n_cells=10**6, **how):
+        return forecast.forecast("neighbors", Size(n_cells, 50, 50 * n_cells, **how)).seconds
+
+    assert seconds(min_recall=0.9) < seconds(min_recall=0.95) < seconds() < seconds(min_recall=0.999)
+    assert seconds(10**7, min_recall=0.95) == pytest.approx(1980, rel=0.5)  # measured
+    assert seconds(method="exact") > 10 * seconds()
+    assert seconds(device="cuda") < seconds(method="exact") / 2
+    assert seconds(10**4) == seconds(10**4, method="exact", min_recall=0.5)
+
+
+def test_options_say_how_neighbors_are_searched():
+    exact = {"n_neighbors": 30, "method": "exact", "min_recall": 0.9}
+    size = forecast.of_source(source(), "points", {**OPTIONS, "neighbors": exact})
+    assert (size.method, size.min_recall) == ("exact", 0.9)
+    size = forecast.of_results({"pca": {"coordinates": np.zeros((90, 12), np.float32)}}, exact)
+    assert (size.method, size.min_recall) == ("exact", 0.9)
+
+
+def test_worker_processes_need_memory_of_their_own():
+    size = Size(10**5, 50, 5 * 10**6)
+    for stage in ("neighbors", "affinity"):
+        here, there = (forecast.forecast(stage, size._replace(scheduler=who)) for who in ("threads", "processes"))
+        assert 2e8 < there.memory - here.memory < 6e8
+        assert there.seconds > here.seconds
+        assert forecast.forecast(stage, size._replace(scheduler="tcp://somewhere:1")) == here
+    # Its matrix is in files, for workers to read.
+    assert forecast.forecast("diffusion_map", size._replace(scheduler="processes")).scratch == 12 * size.edges
+
+
+def test_threads_that_gather_a_matrix_are_counted():
+    size = Size(3 * 10**5, 50, 15 * 10**6)
+    few, many = (forecast.forecast("diffusion_map", size, threads=threads).memory for threads in (2, 16))
+    assert many - few > 3e8
+
+
+def test_a_dense_solve_of_a_few_thousand_cells_is_counted():
+    small, large = (forecast.forecast("diffusion_map", Size(n_cells, 50, 0)).memory for n_cells in (4000, 4001))
+    assert small - large == pytest.approx(8 * 4000**2, rel=0.1)
+
+
+def test_plan_knows_who_computes(folder):
+    (folder / "exact.yaml").write_text("neighbors: {method: exact}\ncompute: {scheduler: processes}\n")
+    plain, exact = (json.loads(planned("--json", *more).output)["stages"] for more in ([], ["exact.yaml"]))
+    stage = EVERY.index(("cloud", "neighbors"))
+    assert exact[stage]["need"]["memory"] > plain[stage]["need"]["memory"] + 1e8

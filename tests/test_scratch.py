@@ -2,10 +2,12 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import heatwalk as hw
 from heatwalk import compute, scratch
 
 KINDS = [((50,), np.int32), ((50,), np.float64), ((50, 3), np.float32), ((50, 2, 4), np.int64), ((50, 1), np.uint8)]
@@ -208,3 +210,16 @@ def test_bands_are_consecutive_bounded_and_begin_at_multiples(monkeypatch, multi
     for band in found:
         assert band.start % multiple == 0
         assert (band.stop - band.start) * row_bytes <= max(band_bytes / threads, multiple * row_bytes)
+
+
+def test_calls_that_share_a_folder_do_not_share_files(tmp_path):
+    def computed(points, scratch):
+        return hw.affinity(points, hw.neighbors(points, n_neighbors=5, method="inverted_lists", scratch=scratch))
+
+    clouds = [np.random.default_rng(seed).normal(size=(600, 3)) for seed in range(3)]
+    expected = [computed(points, None) for points in clouds]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda points: computed(points, tmp_path), clouds))
+    for one, other in zip(found, expected, strict=True):
+        assert [np.asarray(values).tobytes() for values in one] == [np.asarray(values).tobytes() for values in other]
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from workflow_runs import (
     OPTIONS,
     ROOT,
     STAGES,
+    dry_run,
     heatwalk,
     manifest,
     prepare,
@@ -117,7 +118,7 @@ QUERY = ("cells", "pca", "extension", "atlas", "report")
 
 def jobs(folder, *arguments) -> set[str]:
     """dataset/stage of every job of a dry run."""
-    dry = snakemake(folder, "-n", "--cores", "1", *arguments)
+    dry = dry_run(folder, *arguments)
     assert dry.returncode == 0, dry.stdout + dry.stderr
     return {line.split("results/")[1].split("/manifest")[0] for line in dry.stdout.splitlines() if "(update)" in line}
 
@@ -539,10 +540,16 @@ def test_an_unexpected_failure_is_one_line_and_the_traceback_is_in_the_log(copy)
 
 
 @pytest.mark.parametrize("victim", ["job", "snakemake", "both"])
-def test_a_killed_run_resumes_to_the_same_hashes(finished, tmp_path, victim):
-    folder = prepare(tmp_path / "killed")
+def test_a_killed_run_resumes_to_the_same_hashes(finished, copy, tmp_path, victim):
+    whole = victim == "both"  # from the source to the report; otherwise the stages beside the kill
+    folder, target = copy, ["results/toy/affinity/manifest.json"]
+    if whole:
+        folder, target = prepare(tmp_path / "killed"), []
+    else:
+        for stage in ("neighbors", "affinity"):
+            shutil.rmtree(folder / "results" / "toy" / stage)
     kill_during(folder, victim, "neighbors")
-    done = heatwalk(folder, "resume", "--cores", "2")
+    done = heatwalk(folder, "resume", "--cores", "2", *target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert roots(folder) == roots(finished)
     assert heatwalk(folder, "verify").returncode == 0
@@ -596,11 +603,13 @@ use rule * from heatwalk as heatwalk_*
 
 rule mine:
     default_target: True
-    input: "geometry/results/toy/diffusion_map/manifest.json"
+    input: "geometry/results/toy/neighbors/manifest.json"
     output: touch("done")
 """
     )
     done = snakemake(folder, "--cores", "2", top=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "done").exists()
-    assert store.verify(folder / "geometry" / "results" / "toy" / "diffusion_map") == []
+    made = folder / "geometry" / "results" / "toy" / "neighbors"
+    assert store.verify(made) == []
+    assert store.read(made).manifest["parameters"]["n_neighbors"] == 12

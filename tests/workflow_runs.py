@@ -1,9 +1,11 @@
 """Runs of the workflow for tests: a small dataset in a folder of its own, and what came of it."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import anndata
@@ -50,14 +52,50 @@ def snakemake(folder: Path, *arguments: str, top: Path = ROOT, **environment: st
     return _run(command, folder, environment)
 
 
+_SERVER = """
+import json, os, sys
+import heatwalk.rules, jsonschema, pandas, snakemake.cli, snakemake.report.html_reporter
+for line in sys.stdin:
+    folder, printed, arguments = json.loads(line)
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(os.path.join(printed, name), os.O_CREAT | os.O_WRONLY), number)
+    sys.argv = ["snakemake", *arguments]
+    sys.exit(snakemake.cli.main())
+"""
+
+
+@functools.lru_cache(maxsize=1)
+def _server() -> subprocess.Popen:
+    """A process that has imported Snakemake, which is most of the time of a dry run; it ends with this one."""
+    return subprocess.Popen([sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def dry_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`snakemake -n` in a copy of a process that has imported it already."""
+    command = ["--snakefile", str(ROOT / "Snakefile"), "-n", "--cores", "1", *arguments]
+    server = _server()
+    with tempfile.TemporaryDirectory() as printed:
+        print(json.dumps([str(folder), printed, command]), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        said, errors = ((Path(printed) / name).read_text() for name in ("out", "err"))
+    return subprocess.CompletedProcess(command, code, said, errors)
+
+
 def _run(command: list[str], folder: Path, environment: dict) -> subprocess.CompletedProcess:
     environment = {**os.environ, **environment}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def stages_to_run(folder: Path, *arguments: str, **environment: str) -> set[str]:
     """Stages that a dry run would run."""
-    done = snakemake(folder, "-n", "--cores", "1", *arguments, **environment)
+    # Another heatwalk, or other surroundings, need a process of their own.
+    with_own = functools.partial(snakemake, folder, "-n", "--cores", "1", **environment)
+    done = with_own(*arguments) if environment else dry_run(folder, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     rules = (
         line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith(("rule ", "localrule "))

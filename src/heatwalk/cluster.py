@@ -17,7 +17,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from heatwalk import compute
 from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem
@@ -27,6 +26,7 @@ _CONNECT_SECONDS = 15
 _ANSWER_SECONDS = 20
 _NO_WORKER_SECONDS = 35
 _CLOSE_SECONDS = 15
+_STARTS = 4  # of a worker process that dies before it has begun
 _POLL_SECONDS = 3
 _LIBRARIES = ("numpy", "scipy", "numba", "faiss", "zarr")  # the bits of a result come from them too
 _TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
@@ -38,8 +38,7 @@ def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         # Of a name used once: a task that outlives a killed run must not find the files of the next run.
-        folder = stack.enter_context(TemporaryDirectory(prefix="tasks-", dir=here.folder, ignore_cleanup_errors=True))
-        folder = Path(folder).resolve()  # a worker may have started elsewhere
+        folder = here.folder.resolve()  # a worker may have started elsewhere
         address = stack.enter_context(_local(here.threads)) if scheduler == "processes" else scheduler
         client = stack.enter_context(_connected(address))
         numbers = itertools.count()
@@ -68,16 +67,40 @@ def _local(n_workers: int) -> Iterator[str]:
     web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     with _environment_kept():
         try:
-            cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", **web, **options)
+            cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", worker_class=_nanny(), **web, **options)
         except RuntimeError as error:
             remedy = "set compute: scheduler: threads, then type: heatwalk resume"
             remedy += " (a script of your own needs: if __name__ == '__main__')"
-            raise _lost(f"{n_workers} worker processes could not be started ({error})", remedy) from None
+            cause = f"{n_workers} worker processes could not be started, {_STARTS} times in a row ({error})"
+            raise _lost(cause, remedy) from None
+        nannies = list(cluster.workers.values())
         try:
             yield cluster.scheduler_address
         finally:
-            with suppress(OSError):
+            try:
                 cluster.close(timeout=_CLOSE_SECONDS)
+            except Exception as error:  # the work is done, and a process that is being replaced now has none
+                log.info("worker processes did not end by themselves (%r)", error)
+                for pid in filter(None, (nanny.pid for nanny in nannies)):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+
+def _nanny() -> type:
+    """What starts a worker process and replaces one that dies; Dask's own gives up one that dies at its start."""
+    from distributed import Nanny as Daily
+    from distributed import Status
+
+    class Nanny(Daily):
+        async def instantiate(self) -> Status:
+            for started in range(1, _STARTS + 1):
+                status = await super().instantiate()
+                if status != Status.stopped or self.status != Status.init:
+                    break  # one that ran is replaced by Dask itself, unless it is to end
+                log.info("a worker process died at its start, %d of %d", started, _STARTS)
+            return status
+
+    return Nanny
 
 
 def dask_setup(worker) -> None:

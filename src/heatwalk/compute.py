@@ -52,13 +52,15 @@ def workers(
     """Workers for the time of the block.
 
     scheduler: "threads"; "processes", started here, as many as threads; or the address of a Dask scheduler whose
-    workers see the same files and the same heatwalk. scratch: folder for what they share; where there is none, memory
-    for threads, unless `files` are asked for, and a temporary folder otherwise.
+    workers see the same files and the same heatwalk. scratch: where they share files, in a folder of this call's own;
+    without one, memory for threads, unless `files` are asked for, and a temporary folder otherwise.
     """
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread())
-        if scratch is None and (files or scheduler != "threads"):
-            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="heatwalk-")))
+        if scratch is not None or files or scheduler != "threads":
+            # Workers may hold files of theirs for a moment more.
+            own = TemporaryDirectory(prefix="heatwalk-", dir=scratch, ignore_cleanup_errors=True)
+            scratch = Path(stack.enter_context(own))
         here = stack.enter_context(_threads(threads or available_threads(), scratch))
         if scheduler == "threads":
             yield here

@@ -16,9 +16,15 @@ from heatwalk.progress import track
 from heatwalk.scratch import array as scratch_array
 
 _BLOCK_EDGES = 2**18  # edges of a row block
-_READ_EDGES = 2**20  # edges read at a time
+_READ_EDGES = 2**20  # edges read at a time, by every thread
+_READ_BYTES = 50  # for each of them
 COLUMNS = 4  # of a block of vectors that the solver multiplies
 COMPILED_FROM = 2**21  # edges: a second of compilation is gained back
+
+
+def filling_bytes(n_cells: int, n_edges: int, threads: int) -> int:
+    """Bytes that are held while A is gathered, A left out: before there is any vector to multiply."""
+    return 80 * n_cells + _READ_BYTES * min(_READ_EDGES * threads, n_edges)
 
 
 class Component(NamedTuple):

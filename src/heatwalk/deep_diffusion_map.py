@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute
-from heatwalk.conjugate import Conjugate, conjugate
+from heatwalk.conjugate import Conjugate, conjugate, filling_bytes
 from heatwalk.diffusion_map import band_bytes, diffusion_map
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.progress import log, track
@@ -110,7 +110,8 @@ def _trained(points, affinity, described, fit: dict, limits: dict):
     from heatwalk import training
 
     n_cells = points.shape[0]
-    held, band_edges = _room(described, n_cells, affinity.indices.shape[0], limits["memory"])
+    threads = limits["threads"] or compute.available_threads()
+    held, band_edges = _room(described, n_cells, affinity.indices.shape[0], limits["memory"], threads)
     with compute.workers("threads", limits["threads"], limits["scratch"], files=not held) as workers:
         matrix = conjugate(affinity, held=held, band_edges=band_edges, workers=workers)
         values = _by_position(points, matrix, workers)
@@ -145,18 +146,22 @@ def _check_spectrum(values: np.ndarray, t: int) -> None:
         raise BadInput(Problem("HW-NN-006", "t", cause, remedy))
 
 
-def bytes_held(n_cells: int, n_values: int, n_features: int, n_components: int) -> int:
-    """Bytes of points, features and vectors, the matrix left out."""
+def bytes_held(
+    n_cells: int, n_values: int, n_features: int, n_components: int, n_edges: int = 0, threads: int = 1
+) -> int:
+    """Bytes of points, features and vectors, or of what gathers the matrix before them; the matrix left out."""
     vectors = 8 * (2 * (2 * n_components + 8) + 64 + 2 * n_components)
     libraries = 5 * 10**8 + 7000 * min(n_cells, 50_000)  # and what blocks of features take, measured
-    return n_cells * (4 * n_values + 4 * (n_features + 1) + vectors + 8 * n_components + 100) + libraries
+    trained = n_cells * (4 * n_values + 4 * (n_features + 1) + vectors + 8 * n_components + 100)
+    return max(trained, filling_bytes(n_cells, n_edges, threads)) + libraries
 
 
-def _room(description, n_cells: int, n_edges: int, memory: int | None) -> tuple[bool, int]:
+def _room(description, n_cells: int, n_edges: int, memory: int | None, threads: int) -> tuple[bool, int]:
     """Whether the matrix is held in memory; and how many of its entries are gathered at a time."""
     if memory is None:
         return True, n_edges
-    vectors = bytes_held(n_cells, description.n_values, description.n_features, description.n_components)
+    sizes = description.n_values, description.n_features, description.n_components
+    vectors = bytes_held(n_cells, *sizes, n_edges, threads)
     fewest = vectors + band_bytes(n_edges)
     if fewest > memory:
         cause = f"features and vectors of {n_cells} cells need {fewest / 1e9:.2f} GB, memory is {memory / 1e9:.2f} GB"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute, krylov
-from heatwalk.conjugate import COMPILED_FROM, Component, Conjugate, conjugate
+from heatwalk.conjugate import COMPILED_FROM, Component, Conjugate, conjugate, filling_bytes
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.krylov import Operator
 from heatwalk.landmarks import EXTRA, bytes_lumped, carried, difference, levels, lumped, patches, refined, sample
@@ -17,6 +17,7 @@ from heatwalk.scratch import remove
 
 _DENSE_UP_TO = 500  # cells of a component; a dense solve of that size is exact and immediate
 _DENSE_INSTEAD_UP_TO = 4000  # where the solver ends before it has converged: walks all but stuck in small places
+_DENSE_ROWS = 256  # of the dense array changed at a time
 _TRIVIAL_SHIFT = 3.0  # takes the trivial eigenvalue from 1 to -2, below all others: it cannot mix with a null space
 _AUTO_COMPUTED = 50  # eigenvalues that `n_components: auto` looks at
 _SMALLEST_RESIDUAL = 1e-14  # what rounding leaves
@@ -78,7 +79,8 @@ def diffusion_map(
     _check(n_components, landmarks, tolerance, n_cells)
     # One more than asked for, so that the gap after the last is known.
     n_computed = min(_AUTO_COMPUTED if n_components == "auto" else n_components + 1, n_cells - 1)
-    held, band_edges = _room(n_cells, affinity.indices.shape[0], n_computed, memory, scheduler, landmarks)
+    limits = {"threads": threads or compute.available_threads(), "landmarks": landmarks}
+    held, band_edges = _room(n_cells, affinity.indices.shape[0], n_computed, memory, scheduler, **limits)
     with compute.workers(scheduler, threads, scratch, files=not held) as workers:
         matrix = conjugate(affinity, held=held, band_edges=band_edges, workers=workers)
         options = {"landmarks": landmarks, "tolerance": tolerance, "workers": workers}
@@ -184,13 +186,16 @@ def _check(n_components: int | str, landmarks: int, tolerance: float, n_cells: i
         raise BadInput(Problem("HW-DM-003", "landmarks", cause, f"set landmarks to 0 or to {fewest} or more"))
 
 
-def bytes_held(n_cells: int, n_edges: int, n_modes: int, landmarks: int = 0) -> int:
-    """Bytes of the vectors of a solve for `n_modes` pairs, its matrix left out."""
+def bytes_held(n_cells: int, n_edges: int, n_modes: int, landmarks: int = 0, threads: int = 1) -> int:
+    """Bytes of a solve for `n_modes` pairs, or of what gathers the matrix before it, where that is more; A left out."""
     vectors = 8 * krylov.width(n_modes) * n_cells
     if 0 < landmarks < n_cells:
         vectors = max(16 * (n_modes + EXTRA) * n_cells, bytes_lumped(landmarks, n_modes))
+    if n_cells <= _DENSE_INSTEAD_UP_TO:
+        vectors += 8 * n_cells**2
     compiler = _COMPILER if n_edges >= COMPILED_FROM else 0
-    return int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + _ROOM + compiler
+    solved = int(1.08 * (n_cells * (8 * (n_modes + 1) + 160) + vectors)) + compiler
+    return max(solved, filling_bytes(n_cells, n_edges, threads)) + _ROOM
 
 
 def band_bytes(n_edges: int) -> int:
@@ -199,10 +204,17 @@ def band_bytes(n_edges: int) -> int:
 
 
 def _room(
-    n_cells: int, n_edges: int, n_modes: int, memory: int | None, scheduler: str, landmarks: int = 0
+    n_cells: int,
+    n_edges: int,
+    n_modes: int,
+    memory: int | None,
+    scheduler: str,
+    *,
+    landmarks: int = 0,
+    threads: int = 1,
 ) -> tuple[bool, int]:
     """Whether the matrix is held in memory; and how many of its entries are gathered at a time."""
-    vectors, entry = bytes_held(n_cells, n_edges, n_modes, landmarks), 12
+    vectors, entry = bytes_held(n_cells, n_edges, n_modes, landmarks, threads), 12
     if memory is None:
         return scheduler == "threads", n_edges
     fewest = vectors + band_bytes(n_edges)
@@ -256,11 +268,20 @@ def _solve(
 
 
 def _dense(component: Component, trivial: np.ndarray, n_modes: int) -> krylov.Pairs:
-    dense = component.rows(slice(0, component.size)).toarray() - _TRIVIAL_SHIFT * np.outer(trivial, trivial)
-    values, vectors = np.linalg.eigh((dense + dense.T) / 2)
-    values, vectors = values[::-1][:n_modes], vectors[:, ::-1][:, :n_modes]
-    residuals = np.linalg.norm(dense @ vectors - vectors * values, axis=0)
-    return krylov.Pairs(values, vectors, residuals, 0)
+    """Pairs by LAPACK, which works in the place of the one dense array: of 4,000 cells that is 128 MB."""
+    import scipy.linalg
+
+    matrix = component.rows(slice(0, component.size))
+    dense = matrix.toarray()
+    for rows in compute.blocks(component.size, _DENSE_ROWS):
+        dense[rows] -= _TRIVIAL_SHIFT * np.outer(trivial[rows], trivial)
+    last = component.size - 1
+    # Symmetric to the last bit, so its transpose is the same in the order that LAPACK works in.
+    how = {"subset_by_index": [last - n_modes + 1, last], "driver": "evr", "overwrite_a": True, "check_finite": False}
+    values, vectors = scipy.linalg.eigh(dense.T, **how)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    product = matrix @ vectors - _TRIVIAL_SHIFT * np.outer(trivial, trivial @ vectors)
+    return krylov.Pairs(values, vectors, np.linalg.norm(product - vectors * values, axis=0), 0)
 
 
 def _by_landmarks(

@@ -16,6 +16,11 @@ _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
 _PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime", "extension")
+_SCHEDULED = ("neighbors", "affinity", "diffusion_map", "curvature", "extension")
+_WORKER = 180e6  # bytes of a worker process
+_WORKER_STARTS = 2.0  # seconds
+_TORCH = 350e6  # bytes; what the driver of a GPU holds beside it is not known
+_RANKED = 0.2  # of an exact search: distances from differences, which no GPU computes
 _PLACED = 2**17  # new cells placed at a time
 
 
@@ -34,6 +39,10 @@ class Size(NamedTuple):
     landmarks: int = 0
     prototypes: int = 384
     n_reference: int = 0  # cells of a query's reference
+    method: str = "auto"  # of neighbors, as the next one
+    min_recall: float = 0.99
+    device: str = "cpu"
+    scheduler: str = "threads"
 
     @property
     def edges(self) -> int:
@@ -76,6 +85,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         n_modes=50 if n_modes == "auto" else n_modes,
         landmarks=options["diffusion_map"]["landmarks"],
         prototypes=options["deep_diffusion_map"]["prototypes"],
+        **{name: value for name, value in options["neighbors"].items() if name in ("method", "min_recall")},
     )
 
 
@@ -120,6 +130,7 @@ def of_results(
             size[field] = options[name]
     if "affinity" in results and options.get("n_components") == "auto":
         size["n_modes"] = 50
+    size |= {name: options[name] for name in ("method", "min_recall") if size and name in options}
     return Size(**size) if size else None
 
 
@@ -127,7 +138,10 @@ def forecast(stage: str, size: Size, *, threads: int = 2, memory: int | None = N
     """What one stage needs. memory: bytes it may use where it has a choice."""
     seconds, held, result, scratch = _STAGES[stage](size, threads, memory, block_cells)
     share = 2 / threads if stage in _PARALLEL else 1
-    return Need(_START + seconds * share, int(_PROCESS + held), int(result), int(scratch))
+    start = _START
+    if stage in _SCHEDULED and size.scheduler == "processes":
+        start, held = start + _WORKER_STARTS, held + threads * _WORKER
+    return Need(start + seconds * share, int(_PROCESS + held), int(result), int(scratch))
 
 
 def refuse(stage: str, need: Need, memory: int, where: str) -> None:
@@ -168,28 +182,36 @@ def _pca(size: Size, threads: int, memory: int | None, block_cells: int) -> tupl
 def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     n, k, row = size.n_cells, size.n_neighbors, size.dimension * size.value_bytes
     found = n * k * (4 + size.value_bytes)
-    if n <= 20_000:
-        return 8e-11 * n**2 * (size.dimension + 40), n * row + 4e7, 0.7 * found, 0
+    all_pairs = 8e-11 * n**2 * (size.dimension + 40)
+    if size.device != "cpu":
+        return _RANKED * all_pairs, n * row + 4e7 + _TORCH, 0.7 * found, 0
+    if size.method == "exact" or (size.method == "auto" and n <= 20_000):
+        return all_pairs, n * row + 4e7, 0.7 * found, 0
     gathered = min(2.0**28, 2 * n * row)  # by all threads together
     held = 100 * n + gathered + 10e6 * threads
-    # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions.
-    seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * n**2) * (size.dimension + 100) / 150
+    # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions. It
+    # grows with the logarithm of the share of neighbours that may be missed.
+    lists = float(-np.log10(max(1 - size.min_recall, 1e-6)) / 2)
+    seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * lists * n**2) * (size.dimension + 100) / 150
     return seconds, held, 0.7 * found + 4 * n, n * row + found
 
 
 def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     directed = size.n_cells * size.n_neighbors
-    held = 150 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
+    held = 105 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
     scratch = directed * (8 + size.value_bytes) + 12 * (size.n_cells + 2 * directed)
-    return 2.5e-7 * size.edges, held, 10.5 * size.edges + 40 * size.n_cells, scratch
+    # Where neighbours stand in memory, and what is written, leave caches the later the fewer the edges are.
+    seconds = 2.4e-7 * size.edges * (size.edges / 1.3e7) ** 0.27
+    return seconds, held, 10.5 * size.edges + 40 * size.n_cells, scratch
 
 
 def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     from heatwalk.diffusion_map import band_bytes, bytes_held
     from heatwalk.landmarks import EXTRA
 
-    vectors, matrix = bytes_held(size.n_cells, size.edges, size.n_modes + 1, size.landmarks), 12 * size.edges
-    streams = memory is not None and vectors + matrix > memory
+    vectors = bytes_held(size.n_cells, size.edges, size.n_modes + 1, size.landmarks, threads)
+    matrix = 12 * size.edges
+    streams = size.scheduler != "threads" or (memory is not None and vectors + matrix > memory)
     held = vectors + (band_bytes(size.edges) if streams else matrix)
     # Products grow with the number of cells as the bandwidth shrinks: (n)^0.2 on data of four dimensions.
     products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
@@ -205,7 +227,7 @@ def _deep_diffusion_map(
     from heatwalk.deep_diffusion_map import band_bytes, bytes_held
 
     n, n_features = size.n_cells, min(size.prototypes, max(size.n_cells // 3, 1)) + 64
-    vectors, matrix = bytes_held(n, size.dimension, n_features, size.n_modes), 12 * size.edges
+    vectors, matrix = bytes_held(n, size.dimension, n_features, size.n_modes, size.edges, threads), 12 * size.edges
     streams = memory is not None and vectors + matrix > memory
     held = vectors + (band_bytes(size.edges) if streams else matrix)
     products = n_features + 4 * size.n_modes + 16

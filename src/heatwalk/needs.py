@@ -50,7 +50,7 @@ def _size(plan: Plan, name: str, memory: int) -> forecast.Size:
     options = {stage: plan.options(name, stage) for stage in STAGES}
     row = {key: getattr(dataset, key) for key in ("source", "kind", "layer", "columns")}
     with open_input(**row, base=plan.base, roots=plan.roots, memory=memory) as source:
-        return forecast.of_source(source, dataset.kind, options)
+        return forecast.of_source(source, dataset.kind, options)._replace(**plan.config["compute"])
 
 
 def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:

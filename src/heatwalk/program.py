@@ -87,6 +87,7 @@ class Job:
             size = forecast.of_source(source, self.source["kind"], {"cells": self.options, **_FIRST_STAGE})
         if size:
             limits = {"threads": self.threads, "memory": self.memory, "block_cells": self.block_cells}
+            size = size._replace(device=self.device, scheduler=self.scheduler)
             need = forecast.forecast(self.stage, size, **limits)
             self.kept["predicted"] = need._asdict()
             forecast.refuse(self.stage, need, self.memory, f"{self.folder}")
