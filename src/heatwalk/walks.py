@@ -126,6 +126,9 @@ def _push() -> Callable:
                     else:
                         dropped += mass[at]
                     mass[at] = 0
+            lost[row], reached[row] = dropped, size
+            if not size:  # of the values tried for what is dropped, one that drops all
+                continue
             total, spread, twice, by_pi, by_volume = 0.0, 0.0, 0.0, 0.0, 0.0
             for place in range(size):
                 at, share = here[place], weight[place]
@@ -137,7 +140,7 @@ def _push() -> Callable:
             # Of what is left, as a distribution of its own.
             entropy[row] = (spread + by_volume) / total + np.log(total)
             mixing[row] = -(spread + by_pi) / total - np.log(total)
-            returns[row], lost[row], reached[row] = twice * pi[row], dropped, size
+            returns[row] = twice * pi[row]
             laziness[row] = _within(here, weight, size, near, row, ball)
 
     @numba.njit(nogil=True)

@@ -1,0 +1,156 @@
+"""How near is curvature to the truth, how sure is its sign, and what does it cost?
+
+    python benchmarks/curvature.py surfaces [--seeds 10]      four surfaces, three noises, beside baselines and oracle
+    python benchmarks/curvature.py signs [--clouds 20]        saddles, spheres and planes of dimension 2 to 6
+    python benchmarks/curvature.py bunny                      35,947 vertices beside the mesh's angle deficit
+    python benchmarks/curvature.py scale [--cells 20000 100000]
+
+Data from HEATWALK_DATA (default ../shared/data). Correlations are Pearson's over all 2,000 points, unsorted, Spearman's
+in brackets. heatwalk's columns are one call with defaults; `fixed` is one local quadric through 120 points, `Forman`
+the mean over a point's edges of 4 - deg - deg + 3 triangles, on the same graph of 30 neighbours.
+"""
+
+import argparse
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import points as tree
+from scipy.stats import spearmanr
+from surfaces import NOISES, SURFACES, cloud, oracle, quadratic
+
+import heatwalk as hw
+
+DATA = Path(os.environ.get("HEATWALK_DATA", "../shared/data"))
+
+
+def graph_of(points: np.ndarray):
+    graph = hw.affinity(points, hw.neighbors(points, n_neighbors=30))
+    return graph, hw.diffusion_map(graph)
+
+
+def fixed(points: np.ndarray, width: int = 120) -> np.ndarray:
+    """Gaussian curvature of one quadric through the nearest points, in the frame of their covariance."""
+    near, value = hw.neighbors(points, n_neighbors=width).indices, np.empty(len(points))
+    for row, names in enumerate(near):
+        away = points[names] - points[row]
+        frame = np.linalg.eigh(np.cov(away.T))[1][:, ::-1]
+        u, v, w = (away @ frame).T
+        fit = np.linalg.lstsq(np.column_stack([np.ones(width), u, v, u * u / 2, v * v / 2, u * v]), w, rcond=None)[0]
+        value[row] = (fit[3] * fit[4] - fit[5] ** 2) / (1 + fit[1] ** 2 + fit[2] ** 2) ** 2
+    return value
+
+
+def forman(graph) -> np.ndarray:
+    import scipy.sparse
+
+    n_points = len(graph.degrees)
+    links = scipy.sparse.csr_array((np.ones(len(graph.indices)), graph.indices, graph.indptr), shape=(n_points,) * 2)
+    links.setdiag(0)
+    links.eliminate_zeros()
+    degree = links.sum(axis=1)
+    triangles = ((links @ links) * links).sum(axis=1)
+    return 4 - degree - (links @ degree) / degree + 3 * triangles / degree
+
+
+def surfaces(seeds: int) -> None:
+    columns = ("combined", "diffusion", "quadric", "pointwise", "fixed", "Forman", "oracle")
+    print(f"| surface | noise | {' | '.join(columns)} | seconds |")
+    print("|---" * (len(columns) + 3) + "|")
+    for name in SURFACES:
+        for noise in NOISES:
+            rows, seconds = [], 0.0
+            for seed in range(seeds):
+                points, truth = cloud(name, noise, seed)
+                graph, map_ = graph_of(points)
+                began = time.perf_counter()
+                found = hw.curvature(points, graph, map_)
+                seconds += (time.perf_counter() - began) / seeds
+                best = oracle(name, points, noise, seed) if noise else truth
+                estimates = (found.curvature, found.diffusion, found.quadric, found.laziness)
+                rows.append([_both(each, truth) for each in (*estimates, fixed(points), forman(graph), best)])
+            mean = np.mean(rows, axis=0)
+            cells = " | ".join(f"{pearson:.3f} ({spearman:.2f})" for pearson, spearman in mean)
+            print(f"| {name} | {noise:g} | {cells} | {seconds:.1f} |", flush=True)
+
+
+def _both(estimate: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    known = np.isfinite(estimate)
+    pearson = np.corrcoef(estimate[known], truth[known])[0, 1]
+    return float(pearson), float(spearmanr(estimate[known], truth[known]).statistic)
+
+
+def signs(clouds: int) -> None:
+    """Share of clouds whose centre has the right sign; zero is within three standard errors."""
+    print("| noise | class |" + "".join(f" d = {dimension} |" for dimension in range(2, 7)) + "\n" + "|---" * 7 + "|")
+    for noise in (0.0, 0.05):
+        for kind, sign in (("saddle", -1), ("sphere", 1), ("plane", 0)):
+            shares = [np.mean([_sign(kind, d, noise, seed) == sign for seed in range(clouds)]) for d in range(2, 7)]
+            print(f"| {noise:g} | {kind} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
+
+
+def _sign(kind: str, dimension: int, noise: float, seed: int) -> int:
+    points = quadratic(kind, dimension, noise, np.random.default_rng([seed, dimension]))
+    graph, map_ = graph_of(points)
+    found = hw.curvature(points, graph, map_, null_points=0)
+    value, error = found.curvature[0], found.uncertainty[0]
+    return int(np.sign(value)) if abs(value) > 3 * error + 1e-6 else 0
+
+
+def bunny() -> None:
+    """Rank correlation with the angle deficit over area, averaged over the points of a surface around each vertex."""
+    lines = [line.split() for line in (DATA / "stanford-bunny.obj").read_text().splitlines()]
+    points = np.array([line[1:4] for line in lines if line[:1] == ["v"]], float)
+    faces = np.array([[part.split("/")[0] for part in line[1:4]] for line in lines if line[:1] == ["f"]], int) - 1
+    corners = points[faces]
+    deficit, area = np.full(len(points), 2 * np.pi), np.zeros(len(points))
+    for corner in range(3):
+        sides = [corners[:, (corner + step) % 3] - corners[:, corner] for step in (1, 2)]
+        cross = np.linalg.norm(np.cross(*sides), axis=1)
+        np.subtract.at(deficit, faces[:, corner], np.arctan2(cross, (sides[0] * sides[1]).sum(axis=1)))
+        np.add.at(area, faces[:, corner], cross / 6)
+    used = area > 0
+    points, deficit, area = points[used], deficit[used], area[used]
+    graph, map_ = graph_of(points)
+    began = time.perf_counter()
+    found = hw.curvature(points, graph, map_, null_points=0)
+    seconds = time.perf_counter() - began
+    print("| truth averaged over | combined | diffusion | quadric | pointwise | Forman |\n|---|---|---|---|---|---|")
+    for width in (30, 100, 200):
+        near = hw.neighbors(points, n_neighbors=width).indices
+        truth = (deficit[near].sum(axis=1) + deficit) / (area[near].sum(axis=1) + area)
+        estimates = (found.curvature, found.diffusion, found.quadric, found.laziness, forman(graph))
+        print(f"| {width} vertices | " + " | ".join(f"{_both(each, truth)[1]:.3f}" for each in estimates) + " |")
+    print(f"{len(points)} vertices, surfaces of dimension {found.chosen[0]} through {found.chosen[1]}, {seconds:.0f} s")
+
+
+def scale(numbers: list[int]) -> None:
+    print("| cells | seconds | most mass lost | peak MiB of the process |\n|---|---|---|---|")
+    for number in numbers:
+        cells = tree.points(number)
+        graph, map_ = graph_of(cells)
+        began = time.perf_counter()
+        found = hw.curvature(cells, graph, map_, null_points=0)
+        seconds, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"| {number:,} | {seconds:.0f} | {found.lost_mass.max():.4f} | {peak:,.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["surfaces", "signs", "bunny", "scale"])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--clouds", type=int, default=20)
+    parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 100_000])
+    asked = parser.parse_args()
+    parts = {"surfaces": (surfaces, asked.seeds), "signs": (signs, asked.clouds), "scale": (scale, asked.cells)}
+    if asked.part == "bunny":
+        bunny()
+    else:
+        function, number = parts[asked.part]
+        function(number)
+
+
+if __name__ == "__main__":
+    main()
