@@ -120,7 +120,7 @@ def line(name: str, nystrom: dict, network: list[dict]) -> str:
 
     def spread(pick, form: str) -> str:
         values = np.array([pick(record) for record in network])
-        return f"{values.mean():{form}} ± {values.std():{form}}"
+        return f"{values.mean():{form}}" + (f" ± {values.std():{form}}" if len(values) > 1 else "")
 
     columns = [
         *(spread(lambda record, half=half: record[half]["mean"], ".4f") for half in ("test", "train")),
@@ -139,6 +139,7 @@ def line(name: str, nystrom: dict, network: list[dict]) -> str:
 def by_decile(name: str, nystrom: dict, network: list[dict], half: str) -> list[str]:
     found = np.array([record[half]["deciles"] for record in network])
     rows = [("network", found.mean(axis=0)), ("its spread", found.std(axis=0)), ("Nystrom", nystrom[half]["deciles"])]
+    rows = rows if len(found) > 1 else [rows[0], rows[2]]
     lines = [(who, " | ".join(f"{value:.4f}" for value in values)) for who, values in rows]
     for by in ("network", "nystrom"):
         if half in PUBLISHED[name][by]["deciles"]:

@@ -27,7 +27,7 @@ from heatwalk.diffusion_loss import DiffusionLoss
 from heatwalk.diffusion_map import profile_likelihood
 
 MANY = 100  # components that stand for all
-SEEN = 100_000  # cells in all batches together
+SEEN = 50_000  # cells in all batches together
 RATE = 3e-3
 OFF = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
