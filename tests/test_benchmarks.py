@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import open_points  # noqa: E402
 import points  # noqa: E402
 import scale  # noqa: E402
 import tools  # noqa: E402
@@ -175,3 +176,19 @@ def test_stages_of_the_workflow_stand_beside_what_was_foreseen_with_their_expone
     assert columns(first) == ["cells", "1.0 (2.0) s, 200 (300)", "1,000.0 (2,000.0) s, 200 (300)", "1.50"]
     assert columns(last) == ["all", f"{len(workflow.STAGES)} s", f"{1000 * len(workflow.STAGES):,} s", "1.50"]
     assert workflow.table({1000: sizes[1000]})[-1].endswith("| - |")
+
+
+# ---- open_points -----------------------------------------------------------------------------------------------------
+
+
+def test_points_are_moved_off_the_swiss_roll_at_right_angles():
+    angle, height = np.linspace(5, 14, 50), np.linspace(0, 21, 50)
+
+    def roll(t):
+        return np.column_stack([t * np.cos(t), height, t * np.sin(t)])
+
+    normals = open_points.normals(roll(angle))
+    along = (roll(angle + 1e-6) - roll(angle - 1e-6)) / 2e-6
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
+    np.testing.assert_allclose((normals * along).sum(axis=1), 0, atol=1e-6)
+    assert (normals[:, 1] == 0).all()

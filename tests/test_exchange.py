@@ -33,20 +33,20 @@ def test_edges_by_the_band_they_lead_into_are_the_transpose(tmp_path, n_bands, b
         bands = [slice(0, 5), slice(5, 80), slice(80, 97)]
     with compute.workers("threads", 2, tmp_path if in_folder else None) as pool:
         found = exchange.reverse(graph, bands, block_cells, pool)
-    source, target = np.repeat(np.arange(97), 5), graph.indices.ravel()
-    order = np.argsort(np.searchsorted([band.stop for band in bands], target, side="right"), kind="stable")
-    everything = slice(0, len(target))
-    assert isinstance(found.target, File if in_folder else np.ndarray)
-    np.testing.assert_array_equal(found.target[everything], target[order])
-    np.testing.assert_array_equal(found.source[everything], source[order])
-    np.testing.assert_array_equal(found.distance[everything], graph.distances.ravel()[order])
-    assert found.distance[everything].dtype == dtype
-    for number, band in enumerate(bands):
-        part = slice(found.start[number], found.start[number + 1])
-        inside = (target >= band.start) & (target < band.stop)
-        assert part.stop - part.start == inside.sum()
-        assert ((found.target[part] >= band.start) & (found.target[part] < band.stop)).all()
-        np.testing.assert_array_equal(found.source[part], source[inside])
+        source, target = np.repeat(np.arange(97), 5), graph.indices.ravel()
+        order = np.argsort(np.searchsorted([band.stop for band in bands], target, side="right"), kind="stable")
+        everything = slice(0, len(target))
+        assert isinstance(found.target, File if in_folder else np.ndarray)
+        np.testing.assert_array_equal(found.target[everything], target[order])
+        np.testing.assert_array_equal(found.source[everything], source[order])
+        np.testing.assert_array_equal(found.distance[everything], graph.distances.ravel()[order])
+        assert found.distance[everything].dtype == dtype
+        for number, band in enumerate(bands):
+            part = slice(found.start[number], found.start[number + 1])
+            inside = (target >= band.start) & (target < band.stop)
+            assert part.stop - part.start == inside.sum()
+            assert ((found.target[part] >= band.start) & (found.target[part] < band.stop)).all()
+            np.testing.assert_array_equal(found.source[part], source[inside])
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

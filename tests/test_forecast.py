@@ -115,7 +115,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ("extension", "pseudotime")]
+EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ("extension", "curvature", "pseudotime")]
 EVERY += [("new", stage) for stage in ("cells", "pca", "extension", "atlas", "report")]
 
 

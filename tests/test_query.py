@@ -194,6 +194,27 @@ def test_images_must_have_the_reference_s_shape():
         hw.cells(source(values, features=table(names(12)), item_shape=(4, 3)), "images", reference=made)
 
 
+def test_whole_numbers_beside_floats_in_other_units_are_noticed():
+    values = np.random.default_rng(0).integers(0, 256, (30, 12))
+    features, shape = table(names(12)), {"item_shape": (3, 4)}
+    whole, floats, shares = values.astype(np.uint8), values.astype(np.float32), (values / 255).astype(np.float32)
+    for own, other, fits in (
+        (floats, whole, False),
+        (whole, floats, False),
+        (shares, whole, True),
+        (whole, shares, True),
+        (floats, floats / 2, True),
+        (shares, (16 * values).astype(np.uint16), False),  # 12 bits in 16
+    ):
+        made = hw.cells(source(own, features=features, **shape), "images")
+        given = source(other, features=features, **shape)
+        if fits:
+            hw.cells(given, "images", reference=made)
+            continue
+        with pytest.raises(hw.BadInput, match="HW-CE-008 memory: values reach .* those of the reference"):
+            hw.cells(given, "images", reference=made)
+
+
 def test_a_given_embedding_must_have_the_reference_s_columns(matrix):
     made = hw.cells(source(matrix, features=table(names()), obsm={"X_scVI": np.ones((N_CELLS, 4))}), "counts")
     space = hw.pca(made, "counts", use_rep="X_scVI")

@@ -8,7 +8,7 @@ import scipy.sparse
 
 from heatwalk import arrays, compute, query
 from heatwalk.errors import BadInput, Problem
-from heatwalk.inputs import ValueCheck
+from heatwalk.inputs import ITEM_KINDS, ValueCheck
 from heatwalk.progress import log, track
 from heatwalk.spaces import SPACES
 
@@ -222,7 +222,7 @@ def _dense(source, kind: str, space: str, options, block_cells: int, out: Mutabl
             dense = np.arcsinh(dense.astype(np.float64) / cofactor)
         elif kind == "points":
             dense = _embedded(dense, space, units, source.where)
-        elif kind in ("images", "sequences") and dense.dtype.kind in "ui":
+        elif kind in ITEM_KINDS and dense.dtype.kind in "ui":
             dense = dense / np.iinfo(dense.dtype).max
         values[rows] = dense.astype(np.float32)
     problems = check.problems()
@@ -291,6 +291,8 @@ def _in_terms_of(reference: Cells, var, n_cells: int, kind: str, options, out: M
     total = query.depths(out, len(var), columns, block_cells, unlogged=kind == "logged") if "indptr" in out else None
     if kind == "logged":
         query.check_scale(total, columns, reference, where)
+    if kind in ITEM_KINDS:
+        query.check_range(out["values"], reference.values, where, block_cells)
     depths_count = kind == "counts" and target_sum != "none"
     out["size_factors"] = query.size_factors(total, columns, reference) if depths_count else np.ones(n_cells)
     out["split"] = np.ones(n_cells, np.uint8)

@@ -121,12 +121,18 @@ def _threads(plan: configuration.Plan, cores: str) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--configfile", type=click.Path(path_type=Path), multiple=True)
 def validate(input_source: str, kind: str, layer: str, columns: str, as_json: bool, configfile) -> None:
-    """Print every problem of an input: a path, or the name of a dataset of the config."""
-    from heatwalk import inputs
+    """Print every problem of an input: a path, or the name of a dataset of the config.
+
+    Of a query, also the features of its reference that it lacks, and columns of `transfer` that are no labels.
+    """
+    from heatwalk import asked, inputs
 
     with _explained():
-        request = _request(input_source, kind, layer, columns, configfile)
+        plan = _planned(input_source, configfile)
+        request = _of_row(plan, input_source) if plan else _request(input_source, kind, layer, columns)
         problems = inputs.validate(**request)
+        if plan and not problems:
+            problems = asked.problems(plan, input_source, Path("results"))
     if as_json:
         found = [problem._asdict() for problem in problems]
         click.echo(json.dumps({"valid": not problems, "problems": found}, indent=1))
@@ -225,16 +231,24 @@ def _top() -> Path:
     raise BadInput(Problem("HW-CF-009", f"{Path.cwd()}", cause, "change to a clone of the heatwalk repository"))
 
 
-def _request(source: str, kind: str, layer: str, columns: str, configfile: tuple[Path, ...]) -> dict:
-    """How to open INPUT: as the dataset of that name, or as a path of the working folder."""
+def _planned(source: str, configfile: tuple[Path, ...]) -> configuration.Plan | None:
+    """The plan, where INPUT is the name of one of its datasets."""
+    if Path(source).exists() or any(mark in source for mark in "=:/"):
+        return None
+    plan = configuration.Plan(_config(configfile), _top())
+    return plan if source in plan.datasets else None
+
+
+def _of_row(plan: configuration.Plan, name: str) -> dict:
+    """How to open the source of a dataset."""
+    row, memory = plan.datasets[name], configuration.memory_bytes(plan.config["memory"])
+    chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
+    return {**chosen, "memory": memory, "base": plan.base, "roots": plan.roots}
+
+
+def _request(source: str, kind: str, layer: str, columns: str) -> dict:
+    """How to open a path of the working folder."""
     path = Path(source)
-    if not path.exists() and "=" not in source and ":" not in source and "/" not in source:
-        plan = configuration.Plan(_config(configfile), _top())
-        if source in plan.datasets:
-            row = plan.datasets[source]
-            chosen = {"source": row.source, "kind": row.kind, "layer": row.layer, "columns": row.columns}
-            limits = {"memory": configuration.memory_bytes(plan.config["memory"])}
-            return {**chosen, **limits, "base": plan.base, "roots": plan.roots}
     parts = [source] if path.exists() else [part.partition("=")[2] or part for part in source.split(";")]
     roots = {Path(os.path.abspath(part)).parent for part in parts}
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())

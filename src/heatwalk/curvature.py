@@ -117,11 +117,11 @@ def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension
         around = _around(points, width, options, workers)
         fitted = surfaces(points, around, component, chosen, workers, options["block_cells"])
         walked, spread = _walked(around, graph, map_, chosen[0], t, ball, points, options, workers)
+        spacing = float(np.median(_distance_to(around, min(_SCALE_NEIGHBOR, width))))
+        remove(around.indices, around.distances)
     made = _joined(walked, spread, fitted, halves, chosen, component, estimator)
     made |= {"scales": np.asarray(halves.scales, np.int32), "agreement": halves.agreement()}
     made["chosen"] = np.asarray(chosen, np.int32)
-    spacing = float(np.median(_distance_to(around, min(_SCALE_NEIGHBOR, width))))
-    remove(around.indices, around.distances)
     return made, spacing, float(np.nanmedian(fitted.noise))
 
 

@@ -43,8 +43,8 @@ class DiffusionLoss(nn.Module):
     def target(self, rows: np.ndarray) -> np.ndarray:
         """(batch, batch) T of some cells."""
         reached = self.conjugate[rows]  # A is symmetric: a row is a column
-        for _ in range(self.t - 1):
-            reached = reached @ self.conjugate
+        for step in range(self.t):
+            reached = reached @ self.conjugate if step else reached
             if scipy.sparse.issparse(reached) and reached.nnz > _FULL * np.prod(reached.shape):
                 reached = reached.toarray()
         inner = reached @ reached.T

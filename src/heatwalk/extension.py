@@ -92,7 +92,7 @@ def extension(
     _check(reference, points, method, t, landmarks, min_trust)
     graph, aside, n_points = placing.graph_of(reference), _aside(reference, seed), points.shape[0]
     calibration, radius = _novelties(reference, aside, min_trust)
-    known = {name: _coded(reference, name) for name in transfer}
+    known = {name: coded(reference.labels, reference.points.shape[0], name) for name in transfer}
     arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
     for name, kind in (("trust", np.float32), ("novelty", np.float32), ("component", np.int32)):
         arrays.make(out, name, (n_points,), kind)
@@ -117,14 +117,14 @@ def extension(
     return Extension(*(out[name] for name in Extension._fields))
 
 
-def _coded(reference: Reference, name: str) -> tuple[np.ndarray, np.ndarray]:
+def coded(labels: Mapping | None, n_cells: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The values of a column of labels, and the place of every cell's among them; -1 where it has none."""
-    if reference.labels is None or name not in reference.labels:
-        known = {} if reference.labels is None else reference.labels
+    if labels is None or name not in labels:
+        known = {} if labels is None else labels
         given = first_few([str(other) for other in known if as_labels(known[other]) is not None]) or "none"
         cause = f"the reference has no labels {name!r}"
         raise BadInput(Problem("HW-EX-007", "transfer", cause, f"use some of: {given}"))
-    column, n_cells = reference.labels[name], reference.points.shape[0]
+    column = labels[name]
     if len(column) != n_cells:
         cause = f"{len(column)} labels for {n_cells} cells of the reference"
         raise BadInput(Problem("HW-EX-007", f"transfer: {name}", cause, "give one label for every reference cell"))

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heatwalk import forecast
+from heatwalk.asked import opened
 from heatwalk.config import STAGES, Plan, memory_bytes
 from heatwalk.errors import BadInput, OutOfResources, Problem
 from heatwalk.forecast import Need
-from heatwalk.inputs import open_input
 
 
 class Row(NamedTuple):
@@ -30,9 +30,9 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
             continue
         memory = memory_bytes(plan.config["memory"])
         try:
-            size = _size(plan, name, memory)
+            size = _size(plan, name)
             if dataset.reference:
-                known = _size(plan, dataset.reference, memory)
+                known = _size(plan, dataset.reference)
                 # Its graph and its components are those of the reference.
                 own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
                 size = size._replace(n_reference=known.n_cells, **own)
@@ -44,13 +44,12 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
     return rows, problems
 
 
-def _size(plan: Plan, name: str, memory: int) -> forecast.Size:
+def _size(plan: Plan, name: str) -> forecast.Size:
     """The size of a dataset, by its source."""
-    dataset = plan.datasets[name]
     options = {stage: plan.options(name, stage) for stage in STAGES}
-    row = {key: getattr(dataset, key) for key in ("source", "kind", "layer", "columns")}
-    with open_input(**row, base=plan.base, roots=plan.roots, memory=memory) as source:
-        return forecast.of_source(source, dataset.kind, options)._replace(**plan.config["compute"])
+    with opened(plan, name) as source:
+        size = forecast.of_source(source, plan.datasets[name].kind, options)
+        return size._replace(**plan.config["compute"])
 
 
 def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:

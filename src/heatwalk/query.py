@@ -14,6 +14,7 @@ NAMES = ("gene_symbols", "gene_symbol", "gene_short_name", "gene_name", "feature
 _IDS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "feature_id")
 _WORTH = 0.01  # of the genes: what a looser way to compare names must find beyond a stricter one
 _TOLD, _REFUSED = 1.5, 3.0  # ratio of mean depths of logged cells
+_OTHER_UNITS = 10.0  # ratio of the largest values of items: 8 bits are off by 255, 12 bits in 16 by 16
 
 
 class Shared(NamedTuple):
@@ -168,3 +169,23 @@ def check_scale(total: np.ndarray, columns: np.ndarray, reference, where: str) -
         remedy = f"normalise the query to the reference's depth ({expected:,.0f}) before log1p"
         raise BadInput(Problem("HW-CE-007", where, f"{told}: it was normalised in another way", remedy))
     log.warning("cells: %s: was it normalised in the same way?", told)
+
+
+def check_range(values, known, where: str, block_cells: int) -> None:
+    """Refuse images or sequences whose largest value says that they are in other units than the reference's.
+
+    Whole numbers are divided by the maximum of their type, other numbers are taken as they are: of 8-bit images beside
+    floats from 0 to 255 nothing could be told. values, known: (item, value) of the query and of the reference.
+    """
+    largest, wanted = _largest(values, block_cells), _largest(known, block_cells)
+    if not largest or not wanted or 1 / _OTHER_UNITS < largest / wanted < _OTHER_UNITS:
+        return
+    cause = f"values reach {largest:.4g}, those of the reference {wanted:.4g} (whole numbers are divided by the largest"
+    cause += " one of their type)"
+    remedy = "store both as whole numbers of one type, or both as floats in the same units"
+    raise BadInput(Problem("HW-CE-008", where, cause, remedy))
+
+
+def _largest(values, block_cells: int) -> float:
+    ranges = compute.blocks(values.shape[0], block_cells)
+    return max(compute.in_order(lambda rows: float(np.abs(np.asarray(values[rows])).max(initial=0)), ranges))

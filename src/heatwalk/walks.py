@@ -93,58 +93,41 @@ def _by_locality(affinity, order: np.ndarray, place: np.ndarray) -> tuple[np.nda
 
 
 @lru_cache(maxsize=1)
-def _push() -> Callable:
+def _stepped() -> Callable:
     import numba
 
     @numba.njit(nogil=True)
-    def push(
-        indptr, columns, values, pi, log_pi, log_volume, near, t, ball, smallest, first, last,
-        entropy, mixing, laziness, returns, lost, reached,
-    ):  # fmt: skip
-        n_cells = len(pi)
-        mass, touched = np.zeros(n_cells), np.empty(n_cells, np.int32)
-        here, weight = np.empty(n_cells, np.int32), np.empty(n_cells)
-        for row in range(first, last):
-            here[0], weight[0], size, dropped = row, 1.0, 1, 0.0
-            for _ in range(t):
-                met = 0
-                for place in range(size):
-                    at, share = here[place], weight[place]
-                    for edge in range(indptr[at], indptr[at + 1]):
-                        more = share * values[edge]
-                        if more > 0:
-                            if mass[columns[edge]] == 0:
-                                touched[met] = columns[edge]
-                                met += 1
-                            mass[columns[edge]] += more
-                size = 0
-                for place in range(met):
-                    at = touched[place]
-                    if mass[at] >= smallest:
-                        here[size], weight[size] = at, mass[at]
-                        size += 1
-                    else:
-                        dropped += mass[at]
-                    mass[at] = 0
-            lost[row], reached[row] = dropped, size
-            if not size:  # of the values tried for what is dropped, one that drops all
-                continue
-            total, spread, twice, by_pi, by_volume = 0.0, 0.0, 0.0, 0.0, 0.0
-            for place in range(size):
-                at, share = here[place], weight[place]
-                total += share
-                spread -= share * np.log(share)
-                twice += share * share / pi[at]
-                by_pi += share * log_pi[at]
-                by_volume += share * log_volume[at]
-            # Of what is left, as a distribution of its own.
-            entropy[row] = (spread + by_volume) / total + np.log(total)
-            mixing[row] = -(spread + by_pi) / total - np.log(total)
-            returns[row] = twice * pi[row]
-            laziness[row] = _within(here, weight, size, near, row, ball)
+    def stepped(indptr, columns, values, here, weight, size, smallest, mass, touched):
+        """The row one step on, in `here` and `weight`; its size, and the mass dropped."""
+        met, dropped, kept = 0, 0.0, 0
+        for place in range(size):
+            at, share = here[place], weight[place]
+            for edge in range(indptr[at], indptr[at + 1]):
+                more = share * values[edge]
+                if more > 0:
+                    if mass[columns[edge]] == 0:
+                        touched[met] = columns[edge]
+                        met += 1
+                    mass[columns[edge]] += more
+        for place in range(met):
+            at = touched[place]
+            if mass[at] >= smallest:
+                here[kept], weight[kept] = at, mass[at]
+                kept += 1
+            else:
+                dropped += mass[at]
+            mass[at] = 0
+        return kept, dropped
+
+    return stepped
+
+
+@lru_cache(maxsize=1)
+def _within() -> Callable:
+    import numba
 
     @numba.njit(nogil=True)
-    def _within(here, weight, size, near, row, ball):
+    def within(here, weight, size, near, row, ball):
         if size < ball:
             return np.nan
         squares, nearest = np.empty(size), np.full(ball, np.inf)
@@ -166,5 +149,44 @@ def _push() -> Callable:
                 total += weight[place]
                 count += 1
         return total / count
+
+    return within
+
+
+@lru_cache(maxsize=1)
+def _push() -> Callable:
+    import numba
+
+    stepped, within = _stepped(), _within()
+
+    @numba.njit(nogil=True)
+    def push(
+        indptr, columns, values, pi, log_pi, log_volume, near, t, ball, smallest, first, last,
+        entropy, mixing, laziness, returns, lost, reached,
+    ):  # fmt: skip
+        n_cells = len(pi)
+        mass, touched = np.zeros(n_cells), np.empty(n_cells, np.int32)
+        here, weight = np.empty(n_cells, np.int32), np.empty(n_cells)
+        for row in range(first, last):
+            here[0], weight[0], size, lost[row] = row, 1.0, 1, 0.0
+            for _ in range(t):
+                size, dropped = stepped(indptr, columns, values, here, weight, size, smallest, mass, touched)
+                lost[row] += dropped
+            reached[row] = size
+            if not size:  # of the values tried for what is dropped, one that drops all
+                continue
+            total, spread, twice, by_pi, by_volume = 0.0, 0.0, 0.0, 0.0, 0.0
+            for place in range(size):
+                at, share = here[place], weight[place]
+                total += share
+                spread -= share * np.log(share)
+                twice += share * share / pi[at]
+                by_pi += share * log_pi[at]
+                by_volume += share * log_volume[at]
+            # Of what is left, as a distribution of its own.
+            entropy[row] = (spread + by_volume) / total + np.log(total)
+            mixing[row] = -(spread + by_pi) / total - np.log(total)
+            returns[row] = twice * pi[row]
+            laziness[row] = within(here, weight, size, near, row, ball)
 
     return push

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs import annzarr, delimited, h5ad, npz, samples, tenx_h5, tenx_mtx
-from heatwalk.inputs.opened import KINDS, Input, Request, choose_columns
+from heatwalk.inputs.opened import ITEM_KINDS, KINDS, Input, Request, choose_columns
 from heatwalk.inputs.paths import resolve
 from heatwalk.inputs.problems import CODES, bad
 from heatwalk.inputs.values import ValueCheck
 
-__all__ = ["CODES", "FORMATS", "KINDS", "Input", "ValueCheck", "open_input", "resolve", "validate"]
+__all__ = ["CODES", "FORMATS", "ITEM_KINDS", "KINDS", "Input", "ValueCheck", "open_input", "resolve", "validate"]
 
 FORMATS = (tenx_h5, h5ad, annzarr, tenx_mtx, npz, delimited)
 KNOWN = ".h5ad, an AnnData .zarr, a 10x .h5, a folder with matrix.mtx, .npy, .npz, .csv, .tsv (.gz)"

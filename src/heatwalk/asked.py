@@ -1,0 +1,60 @@
+"""What is wrong with a query beside its reference, by their sources, before anything runs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from heatwalk import store
+from heatwalk.config import Plan, memory_bytes
+from heatwalk.errors import BadInput, Problem
+from heatwalk.extension import coded
+from heatwalk.inputs import Input, open_input
+from heatwalk.query import settle
+
+_SPARSE = ("counts", "logged")
+
+
+def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
+    """Features that the reference has and the query has not, and columns of `transfer` that hold no labels.
+
+    Which genes the reference selects is known once its cells stand in `results`; before, a query of counts or logged
+    values is refused only where it shares no gene at all. The query's own source is taken to be sound.
+    """
+    row = plan.datasets[name]
+    if not row.reference:
+        return []
+    try:
+        with opened(plan, name) as new, opened(plan, row.reference) as known:
+            return _beside(plan, name, new, known, results / row.reference / "cells")
+    except BadInput as error:  # of the reference's source
+        return list(error.problems)
+
+
+def opened(plan: Plan, name: str) -> Input:
+    row, memory = plan.datasets[name], memory_bytes(plan.config["memory"])
+    source = {key: getattr(row, key) for key in ("source", "kind", "layer", "columns")}
+    return open_input(**source, base=plan.base, roots=plan.roots, memory=memory)
+
+
+def _beside(plan: Plan, name: str, new: Input, known: Input, made: Path) -> list[Problem]:
+    kind, least = plan.datasets[name].kind, plan.options(name, "cells")["min_shared"]
+    selected, item_shape = np.ones(len(known.features), bool), np.array(known.item_shape)
+    reference, labels = SimpleNamespace(var=known.features, selected=selected, item_shape=item_shape), known.obs
+    if kind in _SPARSE and (made / "manifest.json").exists():
+        cells = store.read(made)
+        reference = SimpleNamespace(var=cells["var"], selected=cells["selected"])
+        labels = cells["obs"]
+    elif kind in _SPARSE:
+        least = 0.0
+    found = []
+    try:
+        settle(new.features, new.item_shape, reference, kind, least, new.where)
+    except BadInput as error:
+        found += error.problems
+    for column in plan.options(name, "extension")["transfer"]:
+        try:
+            coded(labels, len(labels), column)
+        except BadInput as error:
+            found += error.problems
+    return found
