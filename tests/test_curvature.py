@@ -209,6 +209,14 @@ def test_the_flat_sample_is_flat(bent):
     assert (np.abs(found.curvature) > 0.05).mean() > 0.5
 
 
+def test_where_distances_are_noise_there_is_no_flat_sample(caplog):
+    points = np.column_stack([torus(300)[0], np.random.default_rng(0).normal(size=(300, 20))])
+    graph, map_ = made(points)
+    found = hw.curvature(points, graph, map_, dimension=2)
+    assert len(found.null) == 0
+    assert "distances between cells are mostly noise" in caplog.text
+
+
 def test_a_sphere_bends_up_a_saddle_down_and_a_plane_not():
     flat = 0.7 * ball(800, 2)
     flat[0] = 0

@@ -126,13 +126,20 @@ def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension
 
 
 def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, options: dict) -> np.ndarray:
-    """The estimate on a flat square as dense and as noisy, of its points away from the edges."""
+    """The estimate on a flat square as dense and as noisy, of its points away from the edges.
+
+    None where distances between cells are mostly noise: no sheet looks like that.
+    """
+    # So that the 30th neighbour is where it is in the data, with what noise adds to squared distances.
+    own = spacing**2 - 2 * (ambient - dimension) * noise**2
+    if own < spacing**2 / 4:
+        log.warning("curvature: distances between cells are mostly noise: there is no flat sample to compare with")
+        return np.empty(0)
     rng = np.random.default_rng([options["seed"], 8])
     flat = np.zeros((n_points, ambient))
     flat[:, :dimension] = rng.uniform(size=(n_points, dimension))
-    # So that the 30th neighbour is where it is in the data, in the mean.
     ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
-    flat[:, :dimension] *= (n_points * ball_volume / _SCALE_NEIGHBOR) ** (1 / dimension) * spacing
+    flat[:, :dimension] *= (n_points * ball_volume / _SCALE_NEIGHBOR) ** (1 / dimension) * np.sqrt(own)
     flat += noise * rng.normal(size=flat.shape)
     graph = affinity(flat, neighbors(flat, n_neighbors=min(30, n_points - 1), **options), **_without_seed(options))
     nowhere = DeepDiffusionMap(flat[:, :dimension], *(None,) * (len(DeepDiffusionMap._fields) - 1))
