@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from heatwalk import compared, page, pictures
+from heatwalk import course, page, pictures
 from heatwalk.curvature import REASONS
 from heatwalk.evidence import Concern
 from heatwalk.pictures import Column
@@ -25,7 +25,7 @@ def section(results: Mapping, columns: list[Column]) -> dict | None:
     values, error = (np.asarray(found[name][:]) for name in ("curvature", "uncertainty"))
     column = pictures.coloured(Column("curvature", values=values[own]))
     edge = pictures.coloured(Column("uncertainty", values=error[own]))
-    points, view = _points(results, own)
+    points, view = course.places(results, own)
     null = np.asarray(found["null"][:])
     chosen = [int(number) for number in found["chosen"][:]]
     reason = np.bincount(np.asarray(found["reason"][:]), minlength=len(REASONS))
@@ -68,13 +68,6 @@ def concerns(shown: dict | None) -> list[Concern]:
         text = f"{missing:,} of {shown['all']:,} cells have no curvature ({shown['unknown'][0][0]})."
         found.append(Concern(text, "Set curvature: dimension, or raise neighbors: n_neighbors until pieces join."))
     return found
-
-
-def _points(results: Mapping, own: np.ndarray) -> tuple[np.ndarray, tuple[int, int | None]]:
-    neural = "diffusion_map" not in results
-    values = results["deep_diffusion_map"]["coordinates"] if neural else results["diffusion_map"]["eigenvectors"]
-    modes = min(2, values.shape[1])
-    return (compared.learnt if neural else compared.exact)(results, modes, 1.0)[own], (0, 1 if modes == 2 else None)
 
 
 def _beyond(values: np.ndarray, null: np.ndarray) -> tuple[float, float]:

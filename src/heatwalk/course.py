@@ -30,7 +30,7 @@ def section(results: Mapping) -> dict | None:
     branches = pictures.coloured(Column("branch", (*_BRANCHES[1:], _BRANCHES[0]), codes))
     branching = bool((branch > 0).any())
     columns = [column, *([branches] if branching else [])]
-    points, view = _points(results, own)
+    points, view = places(results, own)
     reason = np.bincount(np.asarray(found["reason"][:]), minlength=len(REASONS))
     agreement = np.asarray(found["agreement"][label])
     return {
@@ -64,7 +64,7 @@ def _end(values: np.ndarray) -> float:
     return float(known.max(initial=0.0)) or 1.0
 
 
-def _points(results: Mapping, own: np.ndarray) -> tuple[np.ndarray, tuple[int, int | None]]:
+def places(results: Mapping, own: np.ndarray) -> tuple[np.ndarray, tuple[int, int | None]]:
     """Places of the cells on the first two components, and which these are."""
     neural = "diffusion_map" not in results
     values = results["deep_diffusion_map"]["coordinates"] if neural else results["diffusion_map"]["eigenvectors"]

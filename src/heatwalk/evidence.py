@@ -10,6 +10,7 @@ from heatwalk import compute, pictures
 from heatwalk.diffusion_map import LANDMARKS
 from heatwalk.errors import first_few
 from heatwalk.pictures import Column, number
+from heatwalk.pseudotime import TIME
 
 DEPTH = re.compile(r"total_?counts|n_?(counts?|umis?|genes|features?)|library_?size|depth|mito|(pct|percent).*mt", re.I)
 BATCH = re.compile(
@@ -17,7 +18,6 @@ BATCH = re.compile(
     r"|cent(er|re)|protocol|chemistry|orig.?ident|dataset|study",
     re.I,
 )
-_TIME = re.compile(r"time|day|hour|hpf|week|month|year|stage|\bage|_age", re.I)
 LEVELS = 100  # a column with more says little about each of them
 _FIGURES = 6
 _REMOVED = 0.2  # share of the cells
@@ -108,7 +108,7 @@ def column(name: str, series) -> Column | None:
             return pictures.coloured(Column(name, values=values))
         codes = np.where(np.isnan(values), -1, np.searchsorted(different, values)).astype(np.int32)
         levels = tuple(f"{value:.0f}" for value in different)
-        return pictures.coloured(Column(name, levels, codes, ordered=bool(_TIME.search(name))))
+        return pictures.coloured(Column(name, levels, codes, ordered=bool(TIME.search(name))))
     if not isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype("string").astype("category")
     series = series.cat.remove_unused_categories()
@@ -117,7 +117,7 @@ def column(name: str, series) -> Column | None:
     levels, ordered = [str(level) for level in series.cat.categories], bool(series.cat.ordered)
     order = list(range(len(levels)))
     if not ordered and levels == sorted(levels):  # nobody chose an order: 2 comes before 10, and hours are in sequence
-        ordered = bool(_TIME.search(name)) and all(re.search(r"\d", level) for level in levels)
+        ordered = bool(TIME.search(name)) and all(re.search(r"\d", level) for level in levels)
         order.sort(key=lambda place: _by_number(levels[place], ordered))
     place = np.append(np.argsort(order), -1)  # the last one is for code -1
     codes = place[series.cat.codes.to_numpy()].astype(np.int32)

@@ -22,7 +22,7 @@ REASONS = (
     "an eigenvalue of its piece is 1",
 )
 _NEAREST_TO_ONE = 1e-12  # 1 - lambda below it is rounding, and its inverse no number
-_TIME = re.compile(r"time|day|hour|hpf|week|month|year|stage|\bage|_age", re.I)
+TIME = re.compile(r"time|day|hour|hpf|week|month|year|stage|\bage|_age", re.I)
 
 
 class Pseudotime(NamedTuple):
@@ -105,7 +105,7 @@ def suggested(obs) -> list[str]:
     """
     import pandas
 
-    named = [name for name in obs.columns if _TIME.search(str(name))]
+    named = [name for name in obs.columns if TIME.search(str(name))]
     return [f"{name}=min" for name in named if pandas.api.types.is_numeric_dtype(obs[name])]
 
 
