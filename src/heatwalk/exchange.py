@@ -25,9 +25,8 @@ def in_degrees(neighbors, block_cells: int, workers: compute.Workers) -> np.ndar
     n_cells = neighbors.indices.shape[0]
     found = np.zeros(n_cells, np.int64)
     ranges = compute.blocks(n_cells, block_cells)
-    for targets in workers.here.in_order(lambda rows: np.sort(np.asarray(neighbors.indices[rows]), axis=None), ranges):
-        cells, count = np.unique(targets, return_counts=True)
-        found[cells] += count
+    for targets in workers.here.in_order(lambda rows: np.asarray(neighbors.indices[rows]).ravel(), ranges):
+        np.add.at(found, targets, 1)
     return found
 
 
