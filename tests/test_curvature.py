@@ -76,26 +76,26 @@ def test_rows_of_the_walk_equal_dense_powers():
     volume, rows, pi = np.random.default_rng(0).uniform(1, 2, 300), rows_of(graph, 4), graph.stationary
     found = walked(graph, points, volume=volume)
     logs = np.log(np.where(rows > 0, rows, 1))
-    np.testing.assert_allclose(found.entropy, -(rows * (logs - np.log(volume))).sum(axis=1), atol=1e-10)
-    np.testing.assert_allclose(found.mixing, (rows * (logs - np.log(pi))).sum(axis=1), atol=1e-10)
-    np.testing.assert_allclose(found.returns, np.diag(rows_of(graph, 8)), rtol=1e-10)
+    np.testing.assert_allclose(found.entropy, -(rows * (logs - np.log(volume))).sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found.mixing, (rows * (logs - np.log(pi))).sum(axis=1), atol=1e-6)
+    np.testing.assert_allclose(found.returns, np.diag(rows_of(graph, 8)), rtol=1e-6)
     np.testing.assert_array_equal(found.reached, (rows > 0).sum(axis=1))
-    assert np.abs(found.lost).max() == 0
+    assert np.abs(found.lost).max() == 0  # probabilities are float32
     for row in (0, 17, 299):
         near = np.argsort(((points - points[row]) ** 2).sum(axis=1))
         near = near[rows[row, near] > 0][:10]
-        np.testing.assert_allclose(found.laziness[row], rows[row, near].mean(), rtol=1e-10)
+        np.testing.assert_allclose(found.laziness[row], rows[row, near].mean(), rtol=1e-6)
 
 
 def test_what_is_dropped_is_told_and_bounds_the_error():
-    points, _ = torus(300)
+    points, _ = torus(1500)
     graph, _ = made(points)
     whole, cut = (walked(graph, points, t=8, most_lost=lost) for lost in (0.0, 0.02))
     assert 0 < cut.lost.max() < 0.03
     assert (cut.reached < whole.reached).mean() > 0.9
     # Each of two reversed rows has lost at most so much of its mass.
-    assert (cut.returns <= whole.returns * (1 + 1e-12)).all()
-    assert np.abs(cut.entropy - whole.entropy).max() < cut.lost.max() * np.log(300)
+    assert (cut.returns <= whole.returns * (1 + 1e-6)).all()
+    assert np.abs(cut.entropy - whole.entropy).max() < cut.lost.max() * np.log(1500)
 
 
 def test_a_ball_larger_than_what_is_reached_has_no_value():
@@ -262,13 +262,16 @@ def test_the_ball_and_the_network_s_places_count(small):
     assert not np.array_equal(placed.laziness, found.laziness)
 
 
-def test_many_cells_walk_on_the_graph_that_is_there(bent, monkeypatch):
-    monkeypatch.setattr(import_module("heatwalk.curvature"), "_WIDE_UP_TO", 100)
-    points, truth, graph, map_, _ = bent
-    found = hw.curvature(points, graph, map_, t=16, **QUICK)
-    assert found.scales[-1] <= 200
-    assert np.corrcoef(found.diffusion, truth)[0, 1] > 0.6
-    assert np.corrcoef(found.curvature, truth)[0, 1] > 0.99
+def test_many_cells_walk_on_every_fourth_neighbour(bent, monkeypatch):
+    module = import_module("heatwalk.curvature")
+    points, truth, graph, map_, whole = bent
+    monkeypatch.setattr(module, "_WHOLE_UP_TO", 100)
+    thin = hw.curvature(points, graph, map_, **QUICK)
+    assert not np.array_equal(thin.diffusion, whole.diffusion)
+    assert np.corrcoef(thin.diffusion, whole.diffusion)[0, 1] > 0.97
+    assert np.corrcoef(thin.diffusion, truth)[0, 1] > 0.9
+    monkeypatch.setattr(module, "_MANY", 100)
+    assert hw.curvature(points, graph, map_, **QUICK).scales[-1] <= 200
 
 
 def test_genes_go_with_curvature(small):

@@ -22,14 +22,15 @@ from heatwalk.scratch import remove
 from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
 from heatwalk.walks import Walk, walk
 
-_WIDE_UP_TO = 20_000  # cells; beyond, the walk takes the graph that is there
 _WALK_NEIGHBORS = 150  # of the walk's own graph
+_WHOLE_UP_TO, _EVERY = 10_000, 4  # cells; beyond, it has every fourth of them
 _SCALE_NEIGHBOR = 30  # the median distance to it is that graph's bandwidth
-_WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to
+_WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to, up to 20,000 cells and beyond
+_MANY = 20_000
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _LOST = 0.005  # mass that a walk may lose
-_STATIONARY = 0.01  # nats from the stationary distribution
+_STATIONARY = 1e-5  # nats from the stationary distribution
 REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no normal direction")
 
 
@@ -76,8 +77,8 @@ def curvature(
     "diffusion": the spread of t steps of the walk beside that in flat space of the same dimension d,
         4 (h_flat - h) / (tau d (d - 1)),  h = -sum_y p log(p / volume),  h_flat = d/2 log(2 pi e tau),
     as h = h_flat - S tau / 4 + O(tau^2) for scalar curvature S and variance tau of the walk. It is smooth, sees through
-    noise, and flattens extremes. Up to 20,000 cells the walk has a graph of its own (150 neighbours, one bandwidth,
-    alpha = 1), beyond it `graph`.
+    noise, and flattens extremes. The walk has a graph of its own: 150 neighbours, beyond 10,000 cells every fourth of
+    them, one bandwidth, alpha = 1.
     "quadric": a surface through the cells around (`heatwalk.surface`), at the smallest scale at which estimates from
     two halves of the points have a correlation of .9 over a sample, or the scale where they agree most.
     "combined": line + rho (quadric - line), the line being the regression of quadric on diffusion, and rho how far two
@@ -111,7 +112,7 @@ def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension
     """The arrays of the result but its null and genes; the spacing of the cells and the noise about the surface."""
     n_cells, component = points.shape[0], np.asarray(graph.components[:])
     with compute.workers("threads", options["threads"], options["scratch"]) as workers:
-        most = min(_WIDEST if n_cells <= _WIDE_UP_TO else _WIDEST_OF_MANY, n_cells // 4)
+        most = min(_WIDEST if n_cells <= _MANY else _WIDEST_OF_MANY, n_cells // 4)
         chosen, halves = scales_of(points, component, dimension, most, options["seed"], workers)
         width = min(n_cells - 1, max(_WALK_NEIGHBORS, int(OFFERED * chosen[1])))
         around = _around(points, width, options, workers)
@@ -148,10 +149,10 @@ def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, opti
     return inner[np.isfinite(inner)]
 
 
-def bytes_held(n_cells: int, row_bytes: int, n_edges: int, threads: int) -> int:
+def bytes_held(n_cells: int, row_bytes: int, threads: int) -> int:
     """Bytes at the peak: the points, the graph of the walk, vectors of cells, and differences of points."""
-    # The walk's own graph has at most 2 x 150 edges a cell.
-    edges = 2 * _WALK_NEIGHBORS * n_cells if n_cells <= _WIDE_UP_TO else n_edges
+    # Edges lead both ways, once in the affinity and once in the order of the walk.
+    edges = 2 * n_cells * (_WALK_NEIGHBORS if n_cells <= _WHOLE_UP_TO else _WALK_NEIGHBORS // _EVERY + 1)
     return n_cells * (row_bytes + 250 + 20 * threads) + 24 * edges + threads * 6 * FIT_BYTES
 
 
@@ -188,10 +189,15 @@ def _around(points, width: int, options: dict, workers) -> Neighbors:
     return neighbors(points, n_neighbors=width, **options, out=out)
 
 
+def _columns(values, kept: slice) -> np.ndarray:
+    """(cell, kept) some columns of an array that is stored in blocks of cells."""
+    ranges = compute.blocks(values.shape[0], compute.BLOCK_CELLS)
+    return np.concatenate([np.asarray(values[rows])[:, kept] for rows in ranges])
+
+
 def _distance_to(around: Neighbors, number: int) -> np.ndarray:
     """(cell,) distance to the neighbour of that number."""
-    ranges = compute.blocks(around.indices.shape[0], compute.BLOCK_CELLS)
-    return np.concatenate([np.asarray(around.distances[rows], np.float64)[:, number - 1] for rows in ranges])
+    return _columns(around.distances, slice(number - 1, number))[:, 0].astype(np.float64)
 
 
 def _walked(around, graph, map_, dimension: int, t: int, ball: int, points, options: dict, workers):
@@ -201,12 +207,13 @@ def _walked(around, graph, map_, dimension: int, t: int, ball: int, points, opti
     radius = _distance_to(around, width)
     ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
     volume = ball_volume * np.maximum(radius, np.finfo(float).tiny ** 0.05) ** dimension / width
-    if n_cells <= _WIDE_UP_TO:
-        found = (np.asarray(values[0:n_cells])[:, :width] for values in (around.indices, around.distances))
-        near, sigma = Neighbors(*found, around.order, 1.0, 0), float(np.median(_distance_to(around, _SCALE_NEIGHBOR)))
-        if sigma > 0:
-            graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **_without_seed(options))
-            volume = volume.sum() * np.asarray(graph.stationary)
+    sigma = float(np.median(_distance_to(around, _SCALE_NEIGHBOR)))
+    if sigma > 0:
+        every = 1 if n_cells <= _WHOLE_UP_TO else _EVERY
+        found = (_columns(values, slice(0, width, every)) for values in (around.indices, around.distances))
+        near = Neighbors(*found, around.order, 1.0, 0)
+        graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **_without_seed(options))
+        volume = volume.sum() * np.asarray(graph.stationary)
     walked = walk(graph, volume, _places(map_, components, t), t, ball, _LOST, workers)
     variance = t * _step(around, np.asarray(graph.bandwidths[:]), dimension)
     flat = dimension / 2 * np.log(2 * np.pi * np.e * variance)
@@ -234,11 +241,11 @@ def _step(around, sigma: np.ndarray, dimension: int) -> np.ndarray:
 def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, component, estimator: str) -> dict:
     reason = _reasons(walked, fitted, chosen, component)
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
-    line, rho, left = _line(spread, quadric, halves, chosen[1])
-    prior = np.full(len(line), np.sqrt(left) if left > 0 else np.nanstd(line) if np.isfinite(line).any() else np.nan)
-    shrunk = np.sqrt(left * error**2 / (left + error**2)) if left > 0 else prior
+    line = _line(spread, quadric, halves, chosen[1])
+    prior = np.sqrt(line.left + line.variance)
+    shrunk = np.sqrt(_product(line.left, error**2) + (1 - line.agreement) ** 2 * line.variance)
     value, uncertainty = {
-        "combined": (line + rho * (quadric - line), shrunk),
+        "combined": (line.values + line.agreement * (quadric - line.values), shrunk),
         "diffusion": (spread, prior),
         "quadric": (quadric, error),
         "pointwise": (walked.laziness, np.full(len(reason), np.nan)),
@@ -270,31 +277,46 @@ def _reasons(walked: Walk, fitted: Surface, chosen: tuple[int, int], component: 
     return reason
 
 
-def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -> tuple[np.ndarray, float, float]:
-    """The regression of quadric on diffusion; how far halves agree on what is left; and the variance of that.
+class _Line(NamedTuple):
+    values: np.ndarray  # (cell,)
+    variance: np.ndarray  # (cell,) of the values, of mean and slope
+    agreement: float  # of the halves on what is left, for all points
+    left: float  # its variance
+
+
+def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -> _Line:
+    """The regression of quadric on diffusion, and how far halves agree on what is left.
 
     Both are curvatures, so the slope has a prior of 1 with a standard deviation of 1; values within one scale share
-    their noise, so there are n / `width` of them. Extremes are drawn in for the regression alone.
+    their noise, so there are n / `width` of them. Extremes are drawn in for the regression alone. Where halves agree
+    on nothing, what is left may still be as large as the error of their covariance.
     """
     known = np.isfinite(spread) & np.isfinite(quadric)
     if known.sum() < 20:
-        return np.full(len(spread), np.nan), 0.0, 0.0
-    response, over = _drawn_in(quadric[known]), spread[known] - spread[known].mean()
-    slope = (over @ response) / (over @ over)
-    rest = response - response.mean() - slope * over
-    error = (rest @ rest) / (over @ over) / max(known.sum() / width, 2)
+        return _Line(*(np.full(len(spread), np.nan) for _ in range(2)), 0.0, 0.0)
+    response, over = _drawn_in(quadric[known]), spread - spread[known].mean()
+    number, square = max(known.sum() / width, 2), (over[known] ** 2).mean()
+    slope = (over[known] @ response) / (over[known] @ over[known])
+    rest = np.var(response - slope * over[known]) / number
+    error = rest / square
     slope = max((1 + slope / error) / (1 + 1 / error), _NOISE)
-    line = response.mean() + slope * (spread - spread[known].mean())
+    line, variance = response.mean() + slope * over, rest + over**2 * error / (1 + error)
     sides = [_drawn_in(side) - line[halves.sample] for side in halves.values[:, halves.scales.index(width)]]
     both = np.isfinite(sides[0]) & np.isfinite(sides[1])
     if both.sum() < 20:
-        return line, 0.0, 0.0
+        return _Line(line, variance, 0.0, 0.0)
     covariance = np.cov(sides[0][both], sides[1][both])
-    agreement = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    product = covariance[0, 0] * covariance[1, 1]
+    agreement = covariance[0, 1] / np.sqrt(product)
     if not agreement >= _NOISE:
-        return line, 0.0, 0.0
+        return _Line(line, variance, 0.0, float(np.sqrt(product / number)))
     # Of all points, not of half of them: Spearman and Brown.
-    return line, float(2 * agreement / (1 + agreement)), float(covariance[0, 1])
+    return _Line(line, variance, float(2 * agreement / (1 + agreement)), float(covariance[0, 1]))
+
+
+def _product(left: float, square: np.ndarray) -> np.ndarray:
+    """Variance of what is known by a prior of one variance and a measurement of another."""
+    return left * square / np.maximum(left + square, np.finfo(float).tiny)
 
 
 def _drawn_in(values: np.ndarray) -> np.ndarray:

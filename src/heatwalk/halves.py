@@ -13,6 +13,7 @@ OFFERED = 1.5  # times as many are looked for: a cell that is moved onto its sur
 FIT_BYTES = 2**26  # of point differences held at a time
 _SAMPLE = 1000  # cells on which scales and dimensions are compared
 _AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
+_CHANCE = 0.3  # and below which they agree on nothing: then most cells say most
 
 
 class Halves(NamedTuple):
@@ -48,8 +49,15 @@ def scales_of(
                 values[side, row] = made.curvature
     halves = Halves(sample, scales, values)
     agreement = halves.agreement()
+    return (int(dimension), scales[_scale(agreement)]), halves
+
+
+def _scale(agreement: np.ndarray) -> int:
+    """Place of the first scale at which halves agree, else of that where they agree most, else the widest."""
     there = agreement >= _AGREE
-    return (int(dimension), scales[int(there.argmax() if there.any() else agreement.argmax())]), halves
+    if there.any():
+        return int(there.argmax())
+    return int(agreement.argmax()) if agreement.max() >= _CHANCE else len(agreement) - 1
 
 
 def _held(points) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Rows of P^t as sparse vectors: where the walk from one cell is after t steps, and what that says about the cell.
 
-A row is pushed step by step through the graph; entries too small to matter are dropped, and their mass is added up. No
-more than one row a thread is ever held.
+Rows of 64 cells that lie close together are pushed step by step through the graph side by side: they meet much the same
+cells, so an edge is read once for all of them. Cells that matter to none of the 64 are dropped, and their mass is added
+up. No more than 64 rows a thread are ever held.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import numpy as np
 from heatwalk import compute
 from heatwalk.progress import track
 
-_TASK = 1024  # rows a task
-_TRIED = (1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6, 1e-6)  # entries below one of them are dropped
-_SAMPLE, _RUN = 512, 32  # rows that it is chosen by, in runs of neighbouring ones
+_ROWS = 64  # pushed side by side
+_TASK = 64 * _ROWS  # rows a task
+_TRIED = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)  # cells with less in every row are dropped
+_SAMPLED = 16  # groups of rows that it is chosen by
 
 
 class Walk(NamedTuple):
@@ -39,17 +41,18 @@ def walk(
 
     most_lost: mass that a row may lose, on a sample of rows; what is dropped after every step is the most that does so.
     affinity: as `affinity` gives it. coordinates: (cell, mode) in whose Euclidean distance the ball is.
-    Memory: the graph, and 17 bytes a cell for every thread.
+    Probabilities are float32, sums of them float64.
+    Memory: the graph, and for every thread 12 bytes a cell and 520 bytes a cell met by 64 rows.
     """
-    order = np.asarray(affinity.order[:])
+    near = np.asarray(coordinates[:], np.float64)
+    order = _grouped(near)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    graph = _by_locality(affinity, order, place)
+    graph, near = _in_order(affinity, order, place), near[order]
     pi = np.asarray(affinity.stationary[:], np.float64)[order]
-    near = np.ascontiguousarray(np.asarray(coordinates[:], np.float64)[order])
     logs = np.log(pi), np.log(np.asarray(volume, np.float64)[order])
     push, n_cells = _push(), len(order)
-    made = [*(np.empty(n_cells) for _ in range(5)), np.empty(n_cells, np.int32)]
+    made = [*(np.full(n_cells, np.nan) for _ in range(5)), np.empty(n_cells, np.int32)]
 
     def rows(part: slice, smallest: float) -> None:
         push(*graph, pi, *logs, near, t, ball, smallest, part.start, part.stop, *made)
@@ -63,10 +66,9 @@ def walk(
 
 def _smallest(rows: Callable, lost: np.ndarray, most_lost: float) -> float:
     """The first of those tried that keeps what sampled rows lose within `most_lost`; 0 where none does."""
-    n_cells = len(lost)
-    runs = max(1, min(_SAMPLE, n_cells) // _RUN)
-    starts = np.unique(np.linspace(0, max(n_cells - _RUN, 0), runs).astype(int))
-    parts = [slice(int(start), int(min(start + _RUN, n_cells))) for start in starts]
+    last = (len(lost) - 1) // _ROWS
+    starts = _ROWS * np.unique(np.linspace(0, last, _SAMPLED).astype(int))
+    parts = [slice(int(start), int(min(start + _ROWS, len(lost)))) for start in starts]
     for smallest in _TRIED if most_lost > 0 else ():
         for part in parts:
             rows(part, smallest)
@@ -77,12 +79,27 @@ def _smallest(rows: Callable, lost: np.ndarray, most_lost: float) -> float:
     return 0.0
 
 
-def _by_locality(affinity, order: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _grouped(points: np.ndarray) -> np.ndarray:
+    """An order in which every 64 cells are near each other: halves along the widest coordinate, and halves of these."""
+    ordered, left = [], [np.arange(len(points))]
+    while left:
+        part = left.pop()
+        if len(part) <= _ROWS:
+            ordered.append(part)
+            continue
+        there = points[part]
+        by_width = part[np.argsort(there[:, there.var(axis=0).argmax()], kind="stable")]
+        middle = _ROWS * max(1, len(part) // _ROWS // 2)
+        left += [by_width[middle:], by_width[:middle]]
+    return np.concatenate(ordered)
+
+
+def _in_order(affinity, order: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """indptr, columns and probabilities of P with cells in the order given, in which a walk stays in the caches."""
     start = np.asarray(affinity.indptr[:])
     lengths = np.diff(start)
     indptr = np.concatenate([[0], np.cumsum(lengths[order])])
-    columns, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1])
+    columns, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     for rows in compute.blocks(len(order), compute.BLOCK_CELLS):
         edges = slice(start[rows.start], start[rows.stop])
         to = np.repeat(indptr[place[rows]] - start[rows], lengths[rows]) + np.arange(edges.start, edges.stop)
@@ -97,29 +114,43 @@ def _stepped() -> Callable:
     import numba
 
     @numba.njit(nogil=True)
-    def stepped(indptr, columns, values, here, weight, size, smallest, mass, touched):
-        """The row one step on, in `here` and `weight`; its size, and the mass dropped."""
-        met, dropped, kept = 0, 0.0, 0
+    def met(indptr, columns, here, size, slot, there):
+        """How many cells are one step away; they are in `there`, and `slot` has their places."""
+        count = 0
         for place in range(size):
-            at, share = here[place], weight[place]
-            for edge in range(indptr[at], indptr[at + 1]):
-                more = share * values[edge]
-                if more > 0:
-                    if mass[columns[edge]] == 0:
-                        touched[met] = columns[edge]
-                        met += 1
-                    mass[columns[edge]] += more
-        for place in range(met):
-            at = touched[place]
-            if mass[at] >= smallest:
-                here[kept], weight[kept] = at, mass[at]
-                kept += 1
-            else:
-                dropped += mass[at]
-            mass[at] = 0
-        return kept, dropped
+            for edge in range(indptr[here[place]], indptr[here[place] + 1]):
+                if slot[columns[edge]] < 0:
+                    slot[columns[edge]], there[count] = count, columns[edge]
+                    count += 1
+        return count
 
-    return stepped
+    @numba.njit(nogil=True)
+    def stepped(indptr, columns, values, here, size, slot, mass, onto):
+        for place in range(size):
+            for edge in range(indptr[here[place]], indptr[here[place] + 1]):
+                to, share = slot[columns[edge]], values[edge]
+                for row in range(_ROWS):
+                    onto[to, row] += share * mass[place, row]
+
+    @numba.njit(nogil=True)
+    def kept(there, count, smallest, slot, onto, here, lost):
+        """Of the cells met those that matter, in `here`, their rows of `onto` drawn together; how many."""
+        size = 0
+        for place in range(count):
+            most = np.float32(0)
+            for row in range(_ROWS):
+                most = max(most, onto[place, row])
+            slot[there[place]] = -1
+            if most >= smallest:
+                here[size] = there[place]
+                onto[size] = onto[place]
+                size += 1
+            else:
+                for row in range(_ROWS):
+                    lost[row] += onto[place, row]
+        return size
+
+    return met, stepped, kept
 
 
 @lru_cache(maxsize=1)
@@ -154,39 +185,76 @@ def _within() -> Callable:
 
 
 @lru_cache(maxsize=1)
+def _told() -> Callable:
+    import numba
+
+    within = _within()
+
+    @numba.njit(nogil=True)
+    def told(here, size, mass, first, rows, pi, log_pi, log_volume, near, ball, entropy, mixing, laziness, returns):
+        sums, cells, weight = np.zeros((5, rows)), np.empty(size, np.int32), np.empty(size)
+        for place in range(size):
+            at = here[place]
+            for row in range(rows):
+                share = np.float64(mass[place, row])
+                if share > 0:
+                    sums[0, row] += share
+                    sums[1, row] -= share * np.log(share)
+                    sums[2, row] += share * share / pi[at]
+                    sums[3, row] += share * log_pi[at]
+                    sums[4, row] += share * log_volume[at]
+        for row in range(rows):
+            total = sums[0, row]
+            if total == 0:
+                continue
+            # Of what is left, as a distribution of its own.
+            entropy[first + row] = (sums[1, row] + sums[4, row]) / total + np.log(total)
+            mixing[first + row] = -(sums[1, row] + sums[3, row]) / total - np.log(total)
+            returns[first + row] = sums[2, row] * pi[first + row]
+            count = 0
+            for place in range(size):
+                if mass[place, row] > 0:
+                    cells[count], weight[count] = here[place], mass[place, row]
+                    count += 1
+            laziness[first + row] = within(cells, weight, count, near, first + row, ball)
+
+    return told
+
+
+@lru_cache(maxsize=1)
 def _push() -> Callable:
     import numba
 
-    stepped, within = _stepped(), _within()
+    (met, stepped, kept), told = _stepped(), _told()
 
     @numba.njit(nogil=True)
     def push(
         indptr, columns, values, pi, log_pi, log_volume, near, t, ball, smallest, first, last,
         entropy, mixing, laziness, returns, lost, reached,
     ):  # fmt: skip
-        n_cells = len(pi)
-        mass, touched = np.zeros(n_cells), np.empty(n_cells, np.int32)
-        here, weight = np.empty(n_cells, np.int32), np.empty(n_cells)
-        for row in range(first, last):
-            here[0], weight[0], size, lost[row] = row, 1.0, 1, 0.0
+        slot = np.full(len(pi), -1, np.int32)
+        here, there = np.empty(len(pi), np.int32), np.empty(len(pi), np.int32)
+        mass, onto = np.zeros((_ROWS, _ROWS), np.float32), np.zeros((_ROWS, _ROWS), np.float32)
+        for start in range(first, last, _ROWS):
+            rows, gone = min(_ROWS, last - start), np.zeros(_ROWS)
+            mass[:_ROWS] = 0
+            for row in range(rows):
+                here[row], mass[row, row] = start + row, 1
+            size = rows
             for _ in range(t):
-                size, dropped = stepped(indptr, columns, values, here, weight, size, smallest, mass, touched)
-                lost[row] += dropped
-            reached[row] = size
-            if not size:  # of the values tried for what is dropped, one that drops all
-                continue
-            total, spread, twice, by_pi, by_volume = 0.0, 0.0, 0.0, 0.0, 0.0
-            for place in range(size):
-                at, share = here[place], weight[place]
-                total += share
-                spread -= share * np.log(share)
-                twice += share * share / pi[at]
-                by_pi += share * log_pi[at]
-                by_volume += share * log_volume[at]
-            # Of what is left, as a distribution of its own.
-            entropy[row] = (spread + by_volume) / total + np.log(total)
-            mixing[row] = -(spread + by_pi) / total - np.log(total)
-            returns[row] = twice * pi[row]
-            laziness[row] = within(here, weight, size, near, row, ball)
+                count = met(indptr, columns, here, size, slot, there)
+                if count > len(onto):
+                    onto = np.empty((count + count // 2, _ROWS), np.float32)
+                onto[:count] = 0
+                stepped(indptr, columns, values, here, size, slot, mass, onto)
+                size = kept(there, count, smallest, slot, onto, here, gone)
+                mass, onto = onto, mass
+            lost[start : start + rows] = gone[:rows]
+            for row in range(rows):
+                reached[start + row] = (mass[:size, row] > 0).sum()
+            told(
+                here, size, mass, start, rows, pi, log_pi, log_volume, near, ball,
+                entropy, mixing, laziness, returns,
+            )  # fmt: skip
 
     return push
