@@ -19,6 +19,7 @@ from heatwalk.extension import Extension, Reference, extension
 from heatwalk.genes import Genes, genes
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
+from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
 
@@ -35,6 +36,7 @@ __all__ = [
     "Locked",
     "Neighbors",
     "OutOfResources",
+    "Particles",
     "Pca",
     "Problem",
     "Pseudotime",
@@ -50,6 +52,7 @@ __all__ = [
     "genes",
     "neighbors",
     "open_input",
+    "particles",
     "pca",
     "pseudotime",
     "scverse",
