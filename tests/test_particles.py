@@ -125,8 +125,8 @@ def test_velocity_on_a_mixture_is_that_of_finite_differences():
     cumulative = np.cumsum(density) * spacing
     samples = np.interp((np.arange(2000) + 0.5) / 2000, cumulative / cumulative[-1], grid)[:, None]
     particles = norm.ppf((np.arange(300) + 0.5) / 300, -0.5, 0.9)[:, None]
-    made = generator(samples, bandwidth=0.12, modes=3)
-    assert np.allclose(2 * (1 - made.eigenvalues) / 0.12**2, values[1:], rtol=0.06)
+    made = generator(samples, bandwidth=0.16, modes=3)
+    assert np.allclose(2 * (1 - made.eigenvalues) / 0.16**2, values[1:], rtol=0.06)
     wanted = np.zeros(len(particles))
     for k in range(1, 4):
         mean = np.interp(particles[:, 0], grid, functions[:, k]).mean()

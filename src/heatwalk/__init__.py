@@ -16,6 +16,7 @@ from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, di
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
 from heatwalk.extension import Extension, Reference, extension
+from heatwalk.generation_metrics import GenerationMetrics, generation_metrics
 from heatwalk.genes import Genes, genes
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
@@ -31,6 +32,7 @@ __all__ = [
     "DeepDiffusionMap",
     "DiffusionMap",
     "Extension",
+    "GenerationMetrics",
     "Genes",
     "HeatwalkError",
     "Locked",
@@ -49,6 +51,7 @@ __all__ = [
     "diffusion_map",
     "distance_error",
     "extension",
+    "generation_metrics",
     "genes",
     "neighbors",
     "open_input",

@@ -9,7 +9,7 @@ from heatwalk import compute
 from heatwalk.errors import BadInput, Problem
 
 _LEAST = 0.1  # eigenvalue of a mode that the kernel still resolves: its extension divides by it twice
-_RIDGE = 1e-5  # added to 1 - eigenvalue: what is all but disconnected gets no infinite weight
+_RIDGE = 1e-4  # added to 1 - eigenvalue: what is all but disconnected gets no infinite weight
 _ANCHORS = 1000  # samples on which a bandwidth is judged
 _ROWS = 1024  # points averaged at a time
 _ABOVE_ONE = 1e-8  # of an eigenvalue, by rounding
@@ -41,7 +41,7 @@ def generator(
     k = exp(-|x - y|^2 / (2 eps)), q = row sums, M = k / (q_x q_y)^(1/2), D = row sums of M, P = M / D. P = 1 + eps/2 L
     + O(eps^2) with L = laplacian + grad log pi . grad: eps/(1 - lambda) without the 2 would be twice the inverse.
     P is solved as the symmetric D^-1/2 M D^-1/2, whose eigenvalues never exceed 1. Modes down to an eigenvalue of .1
-    are kept, at most `modes`; 1 - lambda has a ridge of 1e-5.
+    are kept, at most `modes`; 1 - lambda has a ridge of 1e-4.
     bandwidth: eps^(1/2), or "auto": where the median of 1 / sum_j P_ij^2 over samples is `effective_samples`, the
     sample itself included. landmarks: rows that the operator is made of; None: all. target: the mean over all samples
     of what each sees of the others, as a fresh sample would: with itself it would weigh sparse places twice.
@@ -72,7 +72,7 @@ def generator(
 
 
 def weights(eigenvalues: np.ndarray, eps: float) -> np.ndarray:
-    """(mode,) w_k = eps / (2 (1 - lambda_k + 1e-5) lambda_k^2); BadInput where P is no contraction."""
+    """(mode,) w_k = eps / (2 (1 - lambda_k + 1e-4) lambda_k^2); BadInput where P is no contraction."""
     above = eigenvalues[~(eigenvalues <= 1 + _ABOVE_ONE)]
     if len(above):
         cause = f"{len(above)} eigenvalues are above 1, the largest {above.max():.6g}: the operator is no contraction"
