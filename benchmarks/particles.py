@@ -4,8 +4,8 @@ python benchmarks/particles.py [--targets moons,square] [--seeds 10] [--samples 
 
 Prints, for every target, the Sinkhorn divergence to fresh points (blur .05 of the median distance) over that of fresh
 points against fresh points, mean and standard deviation over seeds; the same of the exact W2^2; memorisation (share
-nearer to a training sample than 95% of fresh points are; a method passes up to .10); the root mean square distance to the
-surface over the truth's, where it is known; and seconds. All points count, flagged ones too.
+nearer to a training sample than 95% of fresh points are; a method passes up to .10); the root mean square distance to
+the surface over the truth's, where it is known; and seconds. All points count, flagged ones too.
 """
 
 import argparse

@@ -74,8 +74,8 @@ def test_coverage_and_density():
 
 def test_fresh_points_are_at_the_floor_and_copies_are_found():
     train, held, new = normal(600, 0), normal(600, 1), normal(300, 2)
-    found = hw.generation_metrics(new, train, held, pairs=10, most=50)
-    assert found.n_compared == 50
+    found = hw.generation_metrics(new, train, held, pairs=10, most=100)
+    assert found.n_compared == 100
     off = np.abs(found.values - found.floor)[:6]
     assert (off < 5 * found.floor_spread[:6] + 1e-9).all()
     assert value(found, "memorisation") == pytest.approx(0.05, abs=0.04)

@@ -1,5 +1,7 @@
 """A small score-based generative model: a network that removes noise at every level, sampled from noise down."""
 
+from itertools import pairwise
+
 import numpy as np
 
 _LEVELS = 60
@@ -40,7 +42,7 @@ def score_model(samples: np.ndarray, n_particles: int, *, steps: int = 3000, see
     levels = torch.exp(torch.linspace(np.log(3.0), np.log(0.01), _LEVELS))
     points = torch.randn((n_particles, dimension), generator=generator) * np.sqrt(3.0**2 + 1)
     with torch.no_grad():
-        for now, then in zip(levels[:-1], levels[1:], strict=True):
+        for now, then in pairwise(levels):
             drop = now**2 - then**2
             points = points - drop / now * noise_in(points, now.expand(n_particles, 1))
             fresh = torch.randn(points.shape, generator=generator)
