@@ -16,9 +16,11 @@ from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, di
 from heatwalk.diffusion_map import DiffusionMap, coordinates, diffusion_map
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem
 from heatwalk.extension import Extension, Reference, extension
+from heatwalk.generation_metrics import GenerationMetrics, generation_metrics
 from heatwalk.genes import Genes, genes
 from heatwalk.inputs import open_input
 from heatwalk.neighbors import Neighbors, neighbors
+from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
 
@@ -30,11 +32,13 @@ __all__ = [
     "DeepDiffusionMap",
     "DiffusionMap",
     "Extension",
+    "GenerationMetrics",
     "Genes",
     "HeatwalkError",
     "Locked",
     "Neighbors",
     "OutOfResources",
+    "Particles",
     "Pca",
     "Problem",
     "Pseudotime",
@@ -47,9 +51,11 @@ __all__ = [
     "diffusion_map",
     "distance_error",
     "extension",
+    "generation_metrics",
     "genes",
     "neighbors",
     "open_input",
+    "particles",
     "pca",
     "pseudotime",
     "scverse",

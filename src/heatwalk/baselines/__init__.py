@@ -1,0 +1,1 @@
+"""What a method is compared with: for benchmarks and tests only."""

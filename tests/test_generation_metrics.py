@@ -1,0 +1,118 @@
+"""generation_metrics: every measure against a known answer, and copies found."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import heatwalk as hw
+from heatwalk.generation_metrics import MEASURES, coverage_and_density, mmd, sinkhorn, two_sample, w2_squared
+
+ot = pytest.importorskip("ot")
+
+
+def normal(n_points, seed, shift=0.0):
+    return np.random.default_rng(seed).normal(size=(n_points, 2)) + shift
+
+
+def value(found, name):
+    return found.values[MEASURES.index(name)]
+
+
+def test_exact_transport_is_the_best_permutation():
+    first, second = normal(6, 0), normal(6, 1)
+    costs = ((first[:, None] - second) ** 2).sum(axis=-1)
+    best = min(sum(costs[range(6), order]) for order in map(list, itertools.permutations(range(6)))) / 6
+    assert w2_squared(first, second) == pytest.approx(best)
+
+
+def test_sinkhorn_of_a_shift_is_its_square():
+    """Moving all of a sample by s costs s^2 at any blur, as the entropic terms are the same on both sides."""
+    points = normal(60, 0)
+    assert sinkhorn(points, points, 0.1) == pytest.approx(0, abs=1e-9)
+    assert sinkhorn(points, points + np.array([0.5, 0]), 0.3) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_sinkhorn_by_a_dense_twin():
+    """The dual value after many updates of both potentials, in logarithms."""
+    from scipy.special import logsumexp
+
+    first, second, blur = normal(20, 0), normal(20, 1, 0.3), 0.4
+
+    def twin(x, y):
+        costs, f, g = ((x[:, None] - y) ** 2).sum(axis=-1), np.zeros(len(x)), np.zeros(len(y))
+        reg = 2 * blur**2
+        for _ in range(2000):
+            f = -reg * logsumexp((g - costs) / reg - np.log(len(y)), axis=1)
+            g = -reg * logsumexp((f[:, None] - costs) / reg - np.log(len(x)), axis=0)
+        return f.mean() + g.mean()
+
+    wanted = twin(first, second) - twin(first, first) / 2 - twin(second, second) / 2
+    assert sinkhorn(first, second, blur) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_mmd_of_normals_is_the_closed_form():
+    """E k(x, y) = (1 + 2/s^2)^(-d/2) exp(-|shift|^2 / (2 (s^2 + 2))) for unit normals."""
+    first, second = normal(1500, 0), normal(1500, 1, [1.0, 0])
+    wanted = 2 * (1 + 2) ** -1.0 * (1 - np.exp(-1 / 6))
+    assert mmd(first, second, 1.0) == pytest.approx(wanted, rel=0.1)
+    assert abs(mmd(first, normal(1500, 2), 1.0)) < 0.002
+
+
+def test_two_sample_is_a_half_for_equal_laws_and_one_apart():
+    assert two_sample(normal(800, 0), normal(800, 1)) == pytest.approx(0.5, abs=0.05)
+    assert two_sample(normal(50, 0), normal(50, 1, 50.0)) == 1
+
+
+def test_coverage_and_density():
+    real = np.arange(10.0)[:, None]
+    assert coverage_and_density(real, real, 1)[0] == 1
+    # Balls reach to the next point, which is outside: the point at 0 lies in its own ball alone.
+    assert coverage_and_density(np.zeros((4, 1)), real, 1) == (0.1, 1.0)
+    assert coverage_and_density(np.full((4, 1), 0.5), real, 1) == (0.2, 2.0)
+
+
+def test_fresh_points_are_at_the_floor_and_copies_are_found():
+    train, held, new = normal(600, 0), normal(600, 1), normal(300, 2)
+    found = hw.generation_metrics(new, train, held, pairs=10, most=100)
+    assert found.n_compared == 100
+    off = np.abs(found.values - found.floor)[:6]
+    assert (off < 5 * found.floor_spread[:6] + 1e-9).all()
+    assert value(found, "memorisation") == pytest.approx(0.05, abs=0.04)
+    assert value(found, "off_manifold") == pytest.approx(1, abs=0.2)
+    assert np.isnan(value(found, "label_match"))
+    copied = hw.generation_metrics(train[:300], train, held, pairs=1, most=50)
+    assert value(copied, "memorisation") == 1
+    assert value(copied, "off_manifold") == 0
+
+
+def test_worse_points_are_worse_by_every_distance():
+    train, held = normal(400, 0), normal(400, 1)
+    found = hw.generation_metrics(normal(200, 2, 1.0), train, held, pairs=3, most=80)
+    for name in ("sinkhorn", "w2_squared", "mmd", "two_sample"):
+        assert value(found, name) > 1.2 * found.floor[MEASURES.index(name)]
+    assert value(found, "coverage") < found.floor[MEASURES.index("coverage")]
+
+
+def test_labels_are_matched_beside_held_out_ones():
+    train, held = np.concatenate([normal(100, 0), normal(100, 1, 6)]), np.concatenate([normal(60, 2), normal(60, 3, 6)])
+    labels = {"train_labels": np.repeat(["a", "b"], 100), "held_out_labels": np.repeat(["a", "b"], 60)}
+    found = hw.generation_metrics(normal(60, 4, 6), train, held, label="b", pairs=1, most=30, **labels)
+    assert value(found, "label_match") > 0.95
+    assert found.floor[-1] > 0.95
+    assert (
+        value(hw.generation_metrics(normal(60, 4), train, held, label="b", pairs=1, most=30, **labels), "label_match")
+        < 0.05
+    )
+    with pytest.raises(hw.BadInput, match="HW-GM-003 label: no training point has the label 'c'"):
+        hw.generation_metrics(normal(60, 4), train, held, label="c", **labels)
+
+
+def test_bad_points():
+    good = normal(50, 0)
+    with pytest.raises(hw.BadInput, match="HW-GM-001 generated"):
+        hw.generation_metrics(np.full((50, 2), np.nan), good, good)
+    with pytest.raises(hw.BadInput, match="HW-GM-001 held_out"):
+        hw.generation_metrics(good, good, good[:3])
+    with pytest.raises(hw.BadInput, match="HW-GM-002"):
+        hw.generation_metrics(good, good, good, pairs=0)

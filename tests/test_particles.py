@@ -1,0 +1,273 @@
+"""particles: the operator, the flow beside its literal formula and exact eigenfunctions, and what inputs may do."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.special import eval_hermitenorm, factorial
+from scipy.stats import norm
+
+import heatwalk as hw
+from heatwalk.inverse_generator import averages, force, generator, weights
+from heatwalk.particles import flow
+from heatwalk.surroundings import even, settled, surroundings
+
+
+def moons(n_points, seed):
+    rng = np.random.default_rng(seed)
+    angle, which = rng.uniform(0, np.pi, n_points), rng.integers(2, size=n_points)
+    sign = 1 - 2 * which
+    points = np.column_stack([np.cos(angle) * sign + which, np.sin(angle) * sign + which / 2])
+    return points + 0.05 * rng.normal(size=points.shape)
+
+
+def circle(n_points, seed, noise=0.02):
+    rng = np.random.default_rng(seed)
+    angle, points = rng.uniform(0, 2 * np.pi, n_points), noise * rng.normal(size=(n_points, 20))
+    points[:, :2] += np.column_stack([np.cos(angle), np.sin(angle)])
+    return points
+
+
+def off_circle(points):
+    return np.sqrt(((np.linalg.norm(points[:, :2], axis=1) - 1) ** 2 + (points[:, 2:] ** 2).sum(axis=1)).mean())
+
+
+def literal(made, particles):
+    """-1/m sum_i grad_1 K(x, y_i) + sum_k w_k target_k grad psi_k(x), pair by pair."""
+    eps, samples = made.bandwidth**2, made.samples + made.centre
+    density = np.exp(made.log_density)
+
+    def modes(x):
+        kernel = np.exp(-((x - samples) ** 2).sum(axis=1) / (2 * eps)) / np.sqrt(density)
+        slope = -(x - samples) / eps * kernel[:, None]
+        total = kernel.sum()
+        gradient = (slope * total - kernel[:, None] * slope.sum(axis=0)) / total**2
+        return (kernel / total) @ made.vectors, made.vectors.T @ gradient
+
+    velocity = np.zeros(particles.shape)
+    for row, x in enumerate(particles):
+        gradient = modes(x)[1]
+        for y in particles:
+            velocity[row] -= (made.weights * modes(y)[0]) @ gradient / len(particles)
+        velocity[row] += (made.weights * made.target) @ gradient
+    return velocity
+
+
+def test_fused_step_is_the_literal_formula():
+    samples, rng = moons(120, 0), np.random.default_rng(1)
+    made = generator(samples)
+    particles = samples[:15] + 0.1 * rng.normal(size=(15, 2))
+    velocity, _ = force(made, particles)
+    wanted = literal(made, particles)
+    assert np.abs(velocity - wanted).max() < 1e-10 * max(1, np.abs(wanted).max())
+
+
+def test_velocity_descends_the_energy():
+    made = generator(moons(200, 0))
+    particles = moons(20, 3)
+    velocity, _ = force(made, particles)
+    step = np.zeros(particles.shape)
+    step[4, 1] = 1e-6
+    slope = (force(made, particles + step)[1] - force(made, particles - step)[1]) / 2e-6
+    # The energy is a mean over particles.
+    assert -velocity[4, 1] / len(particles) == pytest.approx(slope, rel=1e-4)
+
+
+def test_modes_solve_the_markov_operator():
+    samples = moons(150, 2)
+    made = generator(samples)
+    eps = made.bandwidth**2
+    kernel = np.exp(-cdist(samples, samples, "sqeuclidean") / (2 * eps))
+    density = kernel.sum(axis=1)
+    kernel /= np.sqrt(np.outer(density, density))
+    step = kernel / kernel.sum(axis=1, keepdims=True)
+    assert np.abs(step @ made.vectors - made.vectors * made.eigenvalues).max() < 1e-10
+    assert np.abs(averages(made, samples) - step).max() < 1e-12
+    stationary = kernel.sum(axis=1) / kernel.sum()
+    assert np.allclose(stationary @ made.vectors**2, 1)
+    assert np.abs(stationary @ made.vectors).max() < 1e-10
+
+
+def test_eigenvalues_of_a_gaussian_are_those_of_its_generator():
+    """mu_k = k for a standard normal: 2 (1 - lambda_k) / eps, and not half of it."""
+    samples = norm.ppf((np.arange(2000) + 0.5) / 2000)[:, None]
+    made = generator(samples, bandwidth=0.15)
+    assert np.allclose(2 * (1 - made.eigenvalues[:4]) / 0.15**2, [1, 2, 3, 4], rtol=0.08)
+
+
+def test_velocity_on_a_gaussian_is_that_of_hermite_functions():
+    samples = norm.ppf((np.arange(2000) + 0.5) / 2000)[:, None]
+    made = generator(samples, bandwidth=0.15, modes=4)
+    particles = 0.4 + 0.8 * norm.ppf((np.arange(300) + 0.5) / 300)[:, None]
+    wanted = np.zeros(len(particles))
+    for k in range(1, 5):
+        # phi_k = He_k / sqrt(k!), phi_k' = k He_{k-1} / sqrt(k!), eigenvalue k.
+        mean = eval_hermitenorm(k, particles[:, 0]).mean()
+        wanted -= mean * eval_hermitenorm(k - 1, particles[:, 0]) / factorial(k)
+    inside = np.abs(particles[:, 0]) < 2
+    found = force(made, particles)[0][:, 0]
+    assert np.abs(found - wanted)[inside].max() < 0.08 * np.abs(wanted[inside]).max()
+
+
+def test_velocity_on_a_mixture_is_that_of_finite_differences():
+    """pi h' = F_pi - F_mu solves L h = mu / pi - 1, and the velocity of all modes is -h'; here in the lowest three."""
+    grid = np.linspace(-5, 5, 1501)
+    density = (norm.pdf(grid, -1.2, 0.7) + norm.pdf(grid, 1.2, 0.7)) / 2
+    spacing = grid[1] - grid[0]
+    between = np.sqrt(density[1:] * density[:-1]) / spacing**2
+    diagonal = np.zeros(len(grid))
+    diagonal[:-1] += between
+    diagonal[1:] += between
+    from scipy.linalg import eigh_tridiagonal
+
+    off = -between / np.sqrt(density[1:] * density[:-1])
+    values, vectors = eigh_tridiagonal(diagonal / density, off, select="i", select_range=(0, 3))
+    functions = vectors / np.sqrt(density * spacing)[:, None]
+    cumulative = np.cumsum(density) * spacing
+    samples = np.interp((np.arange(2000) + 0.5) / 2000, cumulative / cumulative[-1], grid)[:, None]
+    particles = norm.ppf((np.arange(300) + 0.5) / 300, -0.5, 0.9)[:, None]
+    made = generator(samples, bandwidth=0.16, modes=3)
+    assert np.allclose(2 * (1 - made.eigenvalues) / 0.16**2, values[1:], rtol=0.06)
+    wanted = np.zeros(len(particles))
+    for k in range(1, 4):
+        mean = np.interp(particles[:, 0], grid, functions[:, k]).mean()
+        slope = np.interp(particles[:, 0], grid, np.gradient(functions[:, k], spacing))
+        wanted -= mean * slope / values[k]
+    inside = np.abs(particles[:, 0]) < 2
+    found = force(made, particles)[0][:, 0]
+    assert np.abs(found - wanted)[inside].max() < 0.1 * np.abs(wanted[inside]).max()
+
+
+def test_divergence_falls_along_the_flow():
+    """KL to the standard normal, from the spacings of sorted particles: both distributions are close to Gaussian."""
+    samples = norm.ppf((np.arange(1000) + 0.5) / 1000)[:, None]
+    init, step = flow(generator(samples, bandwidth=0.2, modes=6))
+    state = init(0.7 + 0.6 * norm.ppf((np.arange(200) + 0.5) / 200)[:, None])
+    state = state._replace(time_step=0.2)
+    divergences = []
+    for _ in range(8):
+        x = state.points[:, 0]
+        divergences.append((x.var() + x.mean() ** 2 - 1 - np.log(x.var())) / 2)
+        state = step(state)._replace(time_step=0.2)
+    assert (np.diff(divergences) < 0).all()
+    # d/dt KL = -chi^2: a time of 1.4 takes the mean down to e^-1.4 of itself.
+    assert divergences[-1] < 0.1 * divergences[0]
+
+
+def test_averaged_operator_is_refused_where_it_is_no_contraction():
+    samples = moons(400, 0)
+    eps = 0.1 * np.median(cdist(samples, samples, "sqeuclidean")) / np.log(401) / 2
+    kernel = np.exp(-cdist(samples, samples, "sqeuclidean") / (2 * eps))
+    density = kernel.sum(axis=1)
+    kernel /= np.sqrt(np.outer(density, density))
+    degrees = kernel.sum(axis=1)
+    averaged = np.linalg.eigvalsh((kernel / degrees + kernel / degrees[:, None]) / 2)
+    conjugate = np.linalg.eigvalsh(kernel / np.sqrt(np.outer(degrees, degrees)))
+    assert averaged.max() > 1 + 1e-6
+    assert conjugate.max() < 1 + 1e-12
+    with pytest.raises(hw.BadInput, match="HW-PA-006.*no contraction"):
+        weights(averaged, eps)
+    with pytest.raises(hw.BadInput, match="HW-PA-006"):
+        weights(np.array([0.5, np.nan]), eps)
+
+
+def test_particles_on_a_noisy_circle_keep_its_thickness():
+    samples = circle(600, 0)
+    found = hw.particles(samples, n_particles=300)
+    assert 0.8 < off_circle(found.points) / off_circle(circle(5000, 1)) < 1.2
+    angles = np.sort(np.arctan2(found.points[:, 1], found.points[:, 0]))
+    assert np.diff(angles).max() < 0.15
+    assert found.flagged.mean() < 0.03
+    assert (np.diff(found.energy) <= 0).all()
+    assert found.energy[-1] < 0.05 * found.energy[0]
+
+
+def test_particles_from_elsewhere_land_on_the_circle():
+    samples = circle(600, 0)
+    start = np.zeros((100, 20))
+    start[:, 0] = 1.5
+    start[:, 1] = np.linspace(-0.3, 0.3, 100)
+    found = hw.particles(samples, n_particles=100, start=start)
+    assert off_circle(found.points) < 1.3 * off_circle(circle(5000, 1))
+    # They began within a tenth of the circle and end all around it.
+    assert np.abs(found.points[:, :2].mean(axis=0)).max() < 0.35
+    gaussian = hw.particles(samples, n_particles=100, start="gaussian")
+    assert off_circle(gaussian.points) < 1.3 * off_circle(circle(5000, 1))
+
+
+def test_particles_are_no_copies():
+    samples, held = moons(800, 0), moons(800, 1)
+    found = hw.particles(samples, n_particles=400)
+    bound = np.quantile(cdist(held, samples).min(axis=1), 0.05)
+    assert (found.distances < bound).mean() < 0.1
+    assert np.allclose(found.distances, cdist(found.points, samples).min(axis=1))
+    assert np.array_equal(found.nearest, cdist(found.points, samples).argmin(axis=1))
+
+
+def test_landmarks_are_close_to_all_samples():
+    samples = moons(900, 0)
+    few = hw.particles(samples, n_particles=300, landmarks=400)
+    fresh = moons(3000, 1)
+    spread = [cdist(fresh, points).min(axis=1).mean() for points in (few.points, samples[:300])]
+    assert spread[0] < spread[1]
+    assert len(few.eigenvalues) < 400
+
+
+def test_same_seed_same_bytes_on_any_number_of_threads():
+    samples = moons(300, 0)
+    first = hw.particles(samples, n_particles=2000, seed=3, threads=1, max_steps=3)
+    second = hw.particles(samples, n_particles=2000, seed=3, threads=3, max_steps=3)
+    assert first.points.tobytes() == second.points.tobytes()
+    assert not np.array_equal(first.points, hw.particles(samples, n_particles=2000, seed=4, max_steps=3).points)
+
+
+def test_particles_that_leave_all_samples_behind_are_flagged_and_finite():
+    samples = moons(200, 0)
+    made = generator(samples)
+    far = np.array([[1e6, 1e6], [-1e150, 0.0], [0.5, 0.2]])
+    velocity, energy = force(made, far)
+    assert np.isfinite(velocity).all()
+    assert np.isfinite(energy)
+    found = hw.particles(samples, start=far, max_steps=5)
+    assert np.isfinite(found.points).all()
+    assert found.flagged.tolist() == (found.distances > np.quantile(surroundings(samples).spacing, 0.99)).tolist()
+
+
+def test_settling_takes_particles_to_a_curved_surface():
+    samples, rng = circle(1000, 0, noise=0), np.random.default_rng(0)
+    made = settled(surroundings(samples), 1.1 * samples[:200], rng)
+    assert off_circle(1.1 * samples[:200]) > 0.09
+    assert off_circle(made) < 0.015
+
+
+def test_even_rows_take_every_region_by_its_share():
+    samples = np.concatenate([np.zeros((30, 2)), np.ones((70, 2))]) + np.arange(100)[:, None] * 1e-6
+    rows = even(samples, 50, np.random.default_rng(0))
+    assert abs((rows < 30).sum() - 15) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modes": 500}, "HW-PA-004 modes: 500 modes are asked for, 100 samples have at most 99"),
+        ({"bandwidth": 1e-6}, "HW-PA-005 bandwidth:.*the identity"),
+        ({"bandwidth": 1e4}, "HW-PA-005 bandwidth:.*constant"),
+        ({"bandwidth": -1}, "HW-PA-007 bandwidth"),
+        ({"effective_samples": 99}, "HW-PA-007 effective_samples"),
+        ({"start": np.empty((0, 2))}, "HW-PA-003 start:.*\\(0, 2\\)"),
+        ({"start": np.full((3, 2), np.nan)}, "HW-PA-003 start"),
+        ({"start": "nowhere"}, "HW-PA-003 start"),
+        ({"n_particles": 0}, "HW-PA-002 n_particles"),
+        ({"landmarks": 3}, "HW-PA-002 landmarks"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(hw.BadInput, match=message):
+        hw.particles(moons(100, 0), **options)
+
+
+def test_bad_samples():
+    for samples in (np.full((20, 2), np.nan), np.zeros((3, 2)), np.zeros(20)):
+        with pytest.raises(hw.BadInput, match="HW-PA-001"):
+            hw.particles(samples)
+    with pytest.raises(hw.BadInput, match="HW-PA-005 points: more than half of the distances"):
+        hw.particles(np.eye(60)[:, :2] * 3 + 0.0)
