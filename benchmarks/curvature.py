@@ -83,7 +83,7 @@ def _both(estimate: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def signs(clouds: int) -> None:
-    """Share of clouds whose centre has the right sign; zero is within three standard errors."""
+    """Share of clouds whose centre has the right sign; zero is within two standard errors, the band of 95%."""
     print("| noise | class |" + "".join(f" d = {dimension} |" for dimension in range(2, 7)) + "\n" + "|---" * 7 + "|")
     for noise in (0.0, 0.05):
         for kind, sign in (("saddle", -1), ("sphere", 1), ("plane", 0)):
@@ -96,7 +96,7 @@ def _sign(kind: str, dimension: int, noise: float, seed: int) -> int:
     graph, map_ = graph_of(points)
     found = hw.curvature(points, graph, map_, null_points=0)
     value, error = found.curvature[0], found.uncertainty[0]
-    return int(np.sign(value)) if abs(value) > 3 * error + 1e-6 else 0
+    return int(np.sign(value)) if abs(value) > 2 * error + 1e-6 else 0
 
 
 def bunny() -> None:

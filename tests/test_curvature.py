@@ -10,6 +10,7 @@ import scipy.sparse
 
 import heatwalk as hw
 from heatwalk import compute
+from heatwalk.bend import concerns
 from heatwalk.curvature import REASONS
 from heatwalk.surface import _edge_centre, surface, widest_gap
 from heatwalk.walks import walk
@@ -356,3 +357,19 @@ def test_other_cells_and_too_few_are_refused(bent):
     graph, map_ = made(points[:20])
     with pytest.raises(hw.BadInput, match=r"HW-CU-005 points: 20 cells are too few"):
         hw.curvature(points[:20], graph, map_)
+
+
+# ---- the report ----
+
+
+def test_the_report_warns_of_curvature_that_is_density_noise_or_missing():
+    shown = {"density": 0.2, "believed": 0.9, "unknown": [], "all": 1000}
+    assert concerns(shown) == concerns(None) == []
+    for change, said in (
+        ({"density": -0.8}, "follows the density of cells (rank correlation -0.80)"),
+        ({"believed": 0.3}, "agree little on curvature (0.30)"),
+        ({"unknown": [("coincident cells", 20)]}, "20 of 1,000 cells have no curvature (coincident cells)"),
+    ):
+        (concern,) = concerns(shown | change)
+        assert said in concern.text
+    assert concerns(shown | {"density": None, "unknown": [("coincident cells", 10)]}) == []

@@ -8,8 +8,6 @@ import pytest
 import heatwalk as hw
 from heatwalk.generation_metrics import MEASURES, coverage_and_density, mmd, sinkhorn, two_sample, w2_squared
 
-ot = pytest.importorskip("ot")
-
 
 def normal(n_points, seed, shift=0.0):
     return np.random.default_rng(seed).normal(size=(n_points, 2)) + shift

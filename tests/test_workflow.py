@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -27,6 +28,7 @@ from workflow_runs import (
     write_counts,
 )
 
+import heatwalk as heatwalk_library
 from heatwalk import store
 
 
@@ -257,18 +259,20 @@ ROOTS = "overrides: {toy: {pseudotime: {roots: [time=min]}}}\n"
 
 @pytest.fixture(scope="module")
 def rooted(finished, tmp_path_factory):
-    """The finished run with roots added, what a dry run would do then, and the rest done."""
+    """The finished run with roots and curvature added, what a dry run would do then, and the rest done."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("roots") / "rooted", symlinks=True)
     (folder / "config" / "config.yaml").write_text(OPTIONS + ROOTS)
+    rows = "name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\tcurvature,atlas,report\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
     (folder / "planned").write_text(" ".join(jobs(folder)))
     done = heatwalk(folder, "run", "--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
-def test_roots_add_pseudotime_and_rerun_what_shows_it(rooted, finished):
+def test_roots_and_stages_add_results_and_rerun_what_shows_them(rooted, finished):
     ran = set((rooted / "planned").read_text().split())
-    assert ran == {"toy/pseudotime", "toy/atlas", "toy/report"}
+    assert ran == {"toy/pseudotime", "toy/curvature", "toy/atlas", "toy/report"}
     assert not (finished / "results" / "toy" / "pseudotime").exists()
     assert jobs(rooted) == set()
     assert heatwalk(rooted, "verify", "results").returncode == 0
@@ -294,6 +298,29 @@ def test_pseudotime_is_in_atlas_and_report(rooted, finished):
     assert f"<tr><td><bdi>{best}</bdi></td>" in page.partition('<section id="pseudotime">')[2]
     assert "(asked for as <bdi>time=min</bdi>)" in page
     assert 'id="pseudotime"' not in (finished / "results" / "toy" / "report" / "report.html").read_text()
+
+
+def test_curvature_is_in_atlas_and_report(rooted, finished):
+    atlas = anndata.read_h5ad(rooted / "results" / "toy" / "atlas" / "atlas.h5ad")
+    pca, graph, map_ = (
+        store.read(rooted / "results" / "toy" / stage) for stage in ("pca", "affinity", "diffusion_map")
+    )
+    given = pca["coordinates"], SimpleNamespace(**graph), SimpleNamespace(**map_)
+    found = heatwalk_library.curvature(*given, block_cells=64)
+    for name, column in (("curvature", ""), ("uncertainty", "_uncertainty"), ("quadric", "_quadric")):
+        np.testing.assert_array_equal(atlas.obs[f"heatwalk_curvature{column}"], getattr(found, name))
+    known = atlas.obs["heatwalk_curvature_reason"] == "known"
+    assert known.mean() > 0.5
+    assert (np.isfinite(atlas.obs["heatwalk_curvature"]) == known).all()
+    assert list(atlas.uns["heatwalk"]["curvature"]["chosen"]) == list(found.chosen)
+    r = np.corrcoef(atlas.X[:, [4]].toarray().ravel()[known], atlas.obs["heatwalk_curvature"][known])[0, 1]
+    np.testing.assert_allclose(atlas.var["heatwalk_curvature_correlation"].iloc[4], r, atol=1e-5)
+    page = (rooted / "results" / "toy" / "report" / "report.html").read_text()
+    shown = page.partition('<section id="curvature">')[2].partition("</section>")[0]
+    best = atlas.var["heatwalk_curvature_correlation"].abs().idxmax()
+    assert f"<tr><td><bdi>{best}</bdi></td>" in shown
+    assert f"what {found.chosen[1]} cells around each say" in shown
+    assert 'id="curvature"' not in (finished / "results" / "toy" / "report" / "report.html").read_text()
 
 
 def test_a_root_that_is_not_there_ends_with_2_and_the_old_result_stands(rooted, tmp_path):
