@@ -169,3 +169,19 @@ def test_pseudotime_writes_what_the_functions_give(adata, form):
     dense = adata.X if form == "dense" else adata.X.toarray()
     r = np.corrcoef(dense[:, 2], found.pseudotime)[0, 1]
     np.testing.assert_allclose(adata.varm["heatwalk_correlation"][2, 0], r, atol=1e-6)
+
+
+def test_curvature_writes_what_the_function_gives(adata):
+    hw.scverse.neighbors(adata, n_neighbors=8)
+    with pytest.raises(hw.BadInput, match="HW-SC-004"):
+        hw.scverse.curvature(adata)
+    hw.scverse.diffusion_map(adata, n_components=4)
+    hw.scverse.curvature(adata, null_points=0, estimator="quadric", dimension=2)
+    points = adata.obsm["X_pca"]
+    graph = hw.affinity(points, hw.neighbors(points, n_neighbors=8))
+    found = hw.curvature(points, graph, hw.diffusion_map(graph), null_points=0, estimator="quadric", dimension=2)
+    for name, key in (("curvature", ""), ("uncertainty", "_uncertainty")):
+        np.testing.assert_array_equal(adata.obs[f"heatwalk_curvature{key}"], getattr(found, name))
+    assert (adata.obs["heatwalk_curvature_reason"].cat.codes == found.reason).all()
+    np.testing.assert_array_equal(adata.obs["heatwalk_boundary"], found.boundary)
+    np.testing.assert_array_equal(adata.uns["heatwalk"]["curvature"]["chosen"], found.chosen)

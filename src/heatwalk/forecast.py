@@ -242,8 +242,7 @@ def _curvature(size: Size, threads: int, memory: int | None, block_cells: int) -
     n, row = size.n_cells, size.dimension * size.value_bytes
     seconds, held, _, scratch = _neighbors(size._replace(n_neighbors=300), threads, memory, block_cells)
     held = max(held, bytes_held(n, row, threads)) + of_genes(n, size.n_columns, 1, threads)
-    walked = 4e-3 * min(n, 20_000) + 1.5e-3 * max(n - 20_000, 0)
-    return 3 * seconds + walked + 2e-3 * n + 15, held, 60 * n + 26 * size.n_columns, scratch
+    return 3 * seconds + 1.3e-3 * n + 25, held, 60 * n + 26 * size.n_columns, scratch
 
 
 def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:

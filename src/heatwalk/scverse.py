@@ -3,16 +3,20 @@
 hw.scverse.neighbors(adata, use_rep="X_pca")
 hw.scverse.diffusion_map(adata)             # obsm["X_diffusion_map"], uns["heatwalk"]["diffusion_map"]
 hw.scverse.pseudotime(adata, roots=["day=0"])    # obs["heatwalk_pseudotime"], obs["heatwalk_branch"]
+hw.scverse.curvature(adata)                 # obs["heatwalk_curvature"], obs["heatwalk_curvature_uncertainty"]
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 
 from heatwalk.affinity import Affinity
 from heatwalk.affinity import affinity as _affinity
 from heatwalk.cells import Cells
+from heatwalk.curvature import REASONS
+from heatwalk.curvature import curvature as _curvature
 from heatwalk.diffusion_map import DiffusionMap, coordinates
 from heatwalk.diffusion_map import diffusion_map as _diffusion_map
 from heatwalk.errors import BadInput, Problem, first_few
@@ -88,6 +92,33 @@ def pseudotime(adata, *, roots: Sequence[str], neighbors_key: str = "heatwalk", 
     pseudotime and each mode, to varm["{key_added}_correlation"] and so on. X is taken for normalised.
     """
     graph = _graph(adata, neighbors_key)
+    found = _pseudotime(_map(adata, graph, neighbors_key), graph, _cells(adata), roots=roots)
+    adata.obs[f"{key_added}_pseudotime"], adata.obs[f"{key_added}_branch"] = found.pseudotime, found.branch
+    for name in Genes._fields:
+        adata.varm[f"{key_added}_{name}"] = getattr(found, name)
+    adata.uns[neighbors_key]["pseudotime"] = {"roots": found.roots.index.to_numpy(str), "tips": found.tips}
+
+
+def curvature(adata, *, neighbors_key: str = "heatwalk", key_added: str = "heatwalk", **options) -> None:
+    """Curvature of every cell's surroundings, in the representation of `neighbors`; options as in `heatwalk.curvature`.
+
+    Writes obs["{key_added}_curvature"], ["{key_added}_curvature_uncertainty"], ["{key_added}_curvature_reason"],
+    ["{key_added}_dimension"] and ["{key_added}_boundary"], and uns[neighbors_key]["curvature"] with the scales that
+    were tried, how far halves of the cells agree at each, what was chosen, and the flat sample.
+    """
+    graph = _graph(adata, neighbors_key)
+    points = _representation(adata, adata.uns[neighbors_key]["params"]["use_rep"])
+    found = _curvature(points, graph, _map(adata, graph, neighbors_key), **options)
+    adata.obs[f"{key_added}_curvature"] = found.curvature
+    adata.obs[f"{key_added}_curvature_uncertainty"] = found.uncertainty
+    adata.obs[f"{key_added}_curvature_reason"] = pd.Categorical.from_codes(found.reason, REASONS)
+    adata.obs[f"{key_added}_dimension"], adata.obs[f"{key_added}_boundary"] = found.dimension, found.boundary
+    of_all = ("scales", "agreement", "chosen", "null")
+    adata.uns[neighbors_key]["curvature"] = {name: getattr(found, name) for name in of_all}
+
+
+def _map(adata, graph: Affinity, neighbors_key: str) -> DiffusionMap:
+    """The map that `diffusion_map` left."""
     made = adata.uns[neighbors_key].get("diffusion_map")
     if made is None or made["obsm_key"] not in adata.obsm:
         remedy = "run heatwalk.scverse.diffusion_map(adata) first"
@@ -96,12 +127,7 @@ def pseudotime(adata, *, roots: Sequence[str], neighbors_key: str = "heatwalk", 
     scale = coordinates(made["eigenvalues"], ones, graph.components, t=made["t"])
     vectors = adata.obsm[made["obsm_key"]] / scale
     pairs = {name: made[name] for name in ("eigenvalues", "residuals", "converged")}
-    map_ = DiffusionMap(**pairs, eigenvectors=vectors, spectrum=None, solver=None, products=None, landmark_error=None)
-    found = _pseudotime(map_, graph, _cells(adata), roots=roots)
-    adata.obs[f"{key_added}_pseudotime"], adata.obs[f"{key_added}_branch"] = found.pseudotime, found.branch
-    for name in Genes._fields:
-        adata.varm[f"{key_added}_{name}"] = getattr(found, name)
-    adata.uns[neighbors_key]["pseudotime"] = {"roots": found.roots.index.to_numpy(str), "tips": found.tips}
+    return DiffusionMap(**pairs, eigenvectors=vectors, spectrum=None, solver=None, products=None, landmark_error=None)
 
 
 def _cells(adata) -> Cells:
