@@ -30,8 +30,9 @@ _MANY = 20_000
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _LOST = 0.005  # mass that a walk may lose
+_FLAT = 1e-12  # of the first eigenvalue: a direction in which nothing lies
 _STATIONARY = 1e-5  # nats from the stationary distribution
-REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no normal direction")
+REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no such surface")
 
 
 class Curvature(NamedTuple):
@@ -270,10 +271,12 @@ def _reasons(walked: Walk, fitted: Surface, chosen: tuple[int, int], component: 
     reason = np.zeros(len(component), np.int64)
     reason[~np.isfinite(fitted.curvature)] = 1
     reason[np.bincount(component)[component] <= chosen[1]] = 1
-    reason[fitted.eigenvalues[:, 0] <= 0] = 2
     reason[walked.mixing < _STATIONARY] = 3
     if not 2 <= chosen[0] < fitted.eigenvalues.shape[1]:
         reason[:] = 4
+    else:  # cells on a line, or fewer directions still
+        reason[fitted.eigenvalues[:, chosen[0] - 1] <= _FLAT * fitted.eigenvalues[:, 0]] = 4
+    reason[fitted.eigenvalues[:, 0] <= 0] = 2
     return reason
 
 
@@ -295,11 +298,11 @@ def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -
     if known.sum() < 20:
         return _Line(*(np.full(len(spread), np.nan) for _ in range(2)), 0.0, 0.0)
     response, over = _drawn_in(quadric[known]), spread - spread[known].mean()
-    number, square = max(known.sum() / width, 2), (over[known] ** 2).mean()
-    slope = (over[known] @ response) / (over[known] @ over[known])
+    number, square = max(known.sum() / width, 2), (over[known] ** 2).mean() or 1.0
+    slope = (over[known] * response).mean() / square
     rest = np.var(response - slope * over[known]) / number
     error = rest / square
-    slope = max((1 + slope / error) / (1 + 1 / error), _NOISE)
+    slope = max((error + slope) / (error + 1), _NOISE)
     line, variance = response.mean() + slope * over, rest + over**2 * error / (1 + error)
     sides = [_drawn_in(side) - line[halves.sample] for side in halves.values[:, halves.scales.index(width)]]
     both = np.isfinite(sides[0]) & np.isfinite(sides[1])

@@ -17,6 +17,10 @@ from heatwalk.progress import track
 _ROWS = 64  # pushed side by side
 _TASK = 64 * _ROWS  # rows a task
 _TRIED = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)  # cells with less in every row are dropped
+_LOOK, _AT_REST = (
+    32,
+    1e-4,
+)  # so many steps apart it is seen whether rows are the stationary one, to so much of a cell's mass
 _SAMPLED = 16  # groups of rows that it is chosen by
 
 
@@ -222,10 +226,29 @@ def _told() -> Callable:
 
 
 @lru_cache(maxsize=1)
+def _at_rest() -> Callable:
+    import numba
+
+    @numba.njit(nogil=True)
+    def at_rest(here, size, mass, rows, pi):
+        """Whether further steps change nothing: a t of a million shall not take a million steps."""
+        total = 0.0
+        for place in range(size):
+            total += pi[here[place]]
+        for place in range(size):
+            for row in range(rows):
+                if abs(mass[place, row] * total - pi[here[place]]) > _AT_REST * pi[here[place]]:
+                    return False
+        return True
+
+    return at_rest
+
+
+@lru_cache(maxsize=1)
 def _push() -> Callable:
     import numba
 
-    (met, stepped, kept), told = _stepped(), _told()
+    (met, stepped, kept), told, at_rest = _stepped(), _told(), _at_rest()
 
     @numba.njit(nogil=True)
     def push(
@@ -241,7 +264,9 @@ def _push() -> Callable:
             for row in range(rows):
                 here[row], mass[row, row] = start + row, 1
             size = rows
-            for _ in range(t):
+            for step in range(t):
+                if step % _LOOK == _LOOK - 1 and at_rest(here, size, mass, rows, pi):
+                    break
                 count = met(indptr, columns, here, size, slot, there)
                 if count > len(onto):
                     onto = np.empty((count + count // 2, _ROWS), np.float32)
