@@ -9,7 +9,6 @@ hw.scverse.curvature(adata)                 # obs["heatwalk_curvature"], obs["he
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import scipy.sparse
 
 from heatwalk.affinity import Affinity
@@ -106,12 +105,14 @@ def curvature(adata, *, neighbors_key: str = "heatwalk", key_added: str = "heatw
     ["{key_added}_dimension"] and ["{key_added}_boundary"], and uns[neighbors_key]["curvature"] with the scales that
     were tried, how far halves of the cells agree at each, what was chosen, and the flat sample.
     """
+    import pandas
+
     graph = _graph(adata, neighbors_key)
     points = _representation(adata, adata.uns[neighbors_key]["params"]["use_rep"])
     found = _curvature(points, graph, _map(adata, graph, neighbors_key), **options)
     adata.obs[f"{key_added}_curvature"] = found.curvature
     adata.obs[f"{key_added}_curvature_uncertainty"] = found.uncertainty
-    adata.obs[f"{key_added}_curvature_reason"] = pd.Categorical.from_codes(found.reason, REASONS)
+    adata.obs[f"{key_added}_curvature_reason"] = pandas.Categorical.from_codes(found.reason, REASONS)
     adata.obs[f"{key_added}_dimension"], adata.obs[f"{key_added}_boundary"] = found.dimension, found.boundary
     of_all = ("scales", "agreement", "chosen", "null")
     adata.uns[neighbors_key]["curvature"] = {name: getattr(found, name) for name in of_all}
