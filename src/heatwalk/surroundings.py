@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heatwalk import compute, exact
+from heatwalk.lists import by_halves
 from heatwalk.neighbors import neighbors
 from heatwalk.search import frame
 
@@ -92,15 +93,7 @@ def even(samples: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
     >>> sorted(even(np.arange(4.0)[:, None], 4, np.random.default_rng(0)).tolist())
     [0, 1, 2, 3]
     """
-    parts = [np.arange(len(samples))]
-    while len(parts[0]) > 1:
-        halved = []
-        for rows in parts:
-            widest = samples[rows].var(axis=0).argmax()
-            order = rows[np.argsort(samples[rows, widest], kind="stable")]
-            halved += np.split(order, [(len(order) + 1) // 2])
-        parts = halved
-    order = np.concatenate(parts)
+    order = by_halves(samples)
     places = (np.arange(count) + rng.uniform(size=count)) * len(samples) / count
     return order[np.minimum(places.astype(np.int64), len(samples) - 1)]
 

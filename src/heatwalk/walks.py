@@ -12,15 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from heatwalk import compute
+from heatwalk.lists import by_halves
 from heatwalk.progress import track
 
 _ROWS = 64  # pushed side by side
 _TASK = 64 * _ROWS  # rows a task
 _TRIED = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)  # cells with less in every row are dropped
-_LOOK, _AT_REST = (
-    32,
-    1e-4,
-)  # so many steps apart it is seen whether rows are the stationary one, to so much of a cell's mass
+_LOOK = 32  # steps after which it is seen whether rows are at rest
+_AT_REST = 1e-4  # of a cell's stationary share
 _SAMPLED = 16  # groups of rows that it is chosen by
 
 
@@ -49,7 +48,7 @@ def walk(
     Memory: the graph, and for every thread 12 bytes a cell and 520 bytes a cell met by 64 rows.
     """
     near = np.asarray(coordinates[:], np.float64)
-    order = _grouped(near)
+    order = by_halves(near, _ROWS)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     graph, near = _in_order(affinity, order, place), near[order]
@@ -81,21 +80,6 @@ def _smallest(rows: Callable, lost: np.ndarray, most_lost: float) -> float:
         else:
             return smallest
     return 0.0
-
-
-def _grouped(points: np.ndarray) -> np.ndarray:
-    """An order in which every 64 cells are near each other: halves along the widest coordinate, and halves of these."""
-    ordered, left = [], [np.arange(len(points))]
-    while left:
-        part = left.pop()
-        if len(part) <= _ROWS:
-            ordered.append(part)
-            continue
-        there = points[part]
-        by_width = part[np.argsort(there[:, there.var(axis=0).argmax()], kind="stable")]
-        middle = _ROWS * max(1, len(part) // _ROWS // 2)
-        left += [by_width[middle:], by_width[:middle]]
-    return np.concatenate(ordered)
 
 
 def _in_order(affinity, order: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
