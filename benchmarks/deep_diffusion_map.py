@@ -1,6 +1,8 @@
 """How far are distances by the network from those of the exact map, on the paper's own protocol, beside Nystrom?
 
-    python benchmarks/deep_diffusion_map.py [SET ...] [--seeds 5] [--keep FILE]    data from HEATWALK_DATA
+    python benchmarks/deep_diffusion_map.py [SET ...] [--seeds 0 1 2 3 4] [--device cuda] [--keep FILE]
+
+Data are those of HEATWALK_DATA.
 
 The reference is the exact map of both halves together; network and Nystrom see the train half. Two tables: the mean
 relative error of all pairs of the test half and of the train half (of the network mean and spread over the seeds), the
@@ -81,7 +83,7 @@ def errors(coordinates, expected: np.ndarray) -> dict:
     return {"mean": mean, "median": median, "deciles": deciles.tolist()}
 
 
-def measured(name: str, seeds: range, keep: Path | None):
+def measured(name: str, seeds: list[int], device: str, keep: Path | None):
     """A record of Nystrom ("nystrom"), then one of the network for every seed."""
     known = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
     known = {(each["set"], each["by"]): each for each in known}
@@ -103,7 +105,7 @@ def measured(name: str, seeds: range, keep: Path | None):
             away, excess = hw.extension(reference, test.reshape(len(test), -1), t=protocol.t).coordinates, 0.0
         else:
             options = {"n_components": protocol.n_components, "t": protocol.t, "seed": key[1], "measure": False}
-            found = hw.deep_diffusion_map(train, reference.affinity, **options)
+            found = hw.deep_diffusion_map(train, reference.affinity, **options, device=device)
             own, away = found.coordinates, networks.applied(found.network, test)
             excess = float(least - (np.asarray(found.eigenvalues) ** (4 * protocol.t)).sum())
         record = {"set": name, "by": key[1], "seconds": time.perf_counter() - started, "excess": excess}
@@ -150,10 +152,11 @@ def by_decile(name: str, nystrom: dict, network: list[dict], half: str) -> list[
 def main() -> None:
     parser = argparse.ArgumentParser(description="Errors of a deep diffusion map on the protocol of its paper.")
     parser.add_argument("sets", nargs="*", default=list(PROTOCOLS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--device", default="cpu", help="where networks are trained")
     parser.add_argument("--keep", type=Path, help="file of measurements, JSON lines")
     given = parser.parse_args()
-    found = {name: measured(name, range(given.seeds), given.keep) for name in given.sets}
+    found = {name: measured(name, given.seeds, given.device, given.keep) for name in given.sets}
     each = ("network", "Nystrom", "authors' network", "authors' Nystrom")
     halves_ = [f"{who}, {half}" for who in each for half in ("test", "train")]
     head = ["set (seeds)", *halves_, *(f"median, {who}" for who in each), "excess", "authors' excess", "seconds"]

@@ -1,11 +1,12 @@
 """What does it cost to train a network for a map, and to place new cells: network beside Nystrom, as cells grow?
 
-    python benchmarks/landing.py [--cells 100000 1000000] [--new 100000 1000000] [--folder FOLDER]
+    python benchmarks/landing.py [--cells 100000 1000000] [--new 100000 1000000] [--device cuda] [--folder FOLDER]
 
-Cells are those of points.py. Every step is a process of its own, whose seconds and memory count from when its input is
-loaded. `train` is deep_diffusion_map without measuring its error, `map` the exact eigendecomposition. New cells
-of the same density are then placed: `network` is the network alone, in blocks on all cores; `nystrom` is `extension`,
-which looks for their neighbours and scores their trust. A step whose result stands in FOLDER is not repeated.
+Cells are those of points.py. Every step is a process of its own, whose seconds and memory count from when its input
+is loaded. `graph` and `train` (deep_diffusion_map without measuring its error) run on the device, all else on the
+CPU: `map` is the exact eigendecomposition. New cells of the same density are then placed: `network` is the network
+alone, in blocks on all cores; `nystrom` is `extension`, which looks for their neighbours and scores their trust. A
+step whose result stands in FOLDER is not repeated.
 """
 
 import argparse
@@ -37,24 +38,24 @@ def load(folder: Path, name: str, kind: type):
     return kind(*(np.load(folder / f"{name}.{field}.npy") for field in kind._fields))
 
 
-def graph(cells: np.ndarray, folder: Path, clock: Clock) -> None:
+def graph(cells: np.ndarray, folder: Path, clock: Clock, device: str) -> None:
     clock.start()
-    neighbors = hw.neighbors(cells, min_recall=0.95)
+    neighbors = hw.neighbors(cells, min_recall=0.95, device=device)
     affinity = hw.affinity(cells, neighbors)
     clock.lap("graph")
     save(folder, "neighbors", neighbors)
     save(folder, "affinity", affinity)
 
 
-def train(cells: np.ndarray, folder: Path, clock: Clock) -> None:
+def train(cells: np.ndarray, folder: Path, clock: Clock, device: str) -> None:
     affinity = load(folder, "affinity", hw.Affinity)
     clock.start()
-    made = hw.deep_diffusion_map(cells, affinity, n_components=N_COMPONENTS, measure=False)
+    made = hw.deep_diffusion_map(cells, affinity, n_components=N_COMPONENTS, measure=False, device=device)
     clock.lap("train")
     save(folder, "deep", made)
 
 
-def map_(cells: np.ndarray, folder: Path, clock: Clock) -> None:
+def map_(cells: np.ndarray, folder: Path, clock: Clock, _device: str) -> None:
     affinity = load(folder, "affinity", hw.Affinity)
     clock.start()
     made = hw.diffusion_map(affinity, n_components=N_COMPONENTS)
@@ -87,25 +88,25 @@ MAKING = {"graph": graph, "train": train, "map": map_}
 PLACING = {"network": by_network, "nystrom": by_nystrom}
 
 
-def one(step: str, folder: Path, n_new: int) -> None:
+def one(step: str, folder: Path, n_new: int, device: str) -> None:
     """A step in a process of its own; writes seconds and memory."""
     cells, clock = np.load(folder / "cells.npy"), Clock()
     if step in MAKING:
-        MAKING[step](cells, folder, clock)
+        MAKING[step](cells, folder, clock, device)
     else:
         PLACING[step](cells, folder, clock, n_new)
     record = {"seconds": clock.seconds[step], "peak_mib": clock.peak_mib}
     (folder / f"{step}.{n_new}.json").write_text(json.dumps(record))
 
 
-def measured(step: str, folder: Path, n_new: int = 0) -> dict:
+def measured(step: str, folder: Path, device: str, n_new: int = 0) -> dict:
     result = folder / f"{step}.{n_new}.json"
     if not result.exists():
-        subprocess.run([sys.executable, __file__, "--one", step, str(folder), str(n_new)], check=True)
+        subprocess.run([sys.executable, __file__, "--one", step, str(folder), str(n_new), device], check=True)
     return json.loads(result.read_text())
 
 
-def rows(folder: Path, sizes: list[int], new: list[int]) -> Iterator[tuple]:
+def rows(folder: Path, sizes: list[int], new: list[int], device: str) -> Iterator[tuple]:
     """(step, cells, new cells, seconds, memory) of every measurement."""
     for n_cells in sizes:
         own = folder / str(n_cells)
@@ -113,27 +114,28 @@ def rows(folder: Path, sizes: list[int], new: list[int]) -> Iterator[tuple]:
         if not (own / "cells.npy").exists():
             points.write(own / "cells.npy", n_cells)
         for step in MAKING:
-            yield step, n_cells, 0, *measured(step, own).values()
+            yield step, n_cells, 0, *measured(step, own, device).values()
         for step in PLACING:
             for n_new in new:
-                yield step, n_cells, n_new, *measured(step, own, n_new).values()
+                yield step, n_cells, n_new, *measured(step, own, device, n_new).values()
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--one"]:
-        step, folder, n_new = sys.argv[2:]
-        one(step, Path(folder), int(n_new))
+        step, folder, n_new, device = sys.argv[2:]
+        one(step, Path(folder), int(n_new), device)
         return
     parser = argparse.ArgumentParser(description="What training and placing cost.")
     parser.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--new", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="keeps what every step made")
     given, found = parser.parse_args(), []
     print("| step | cells | new cells | seconds | new cells a second | peak MiB |\n" + "|---" * 6 + "|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = given.folder or Path(name)
         folder.mkdir(exist_ok=True)
-        for step, n_cells, n_new, seconds, peak in rows(folder, given.cells, given.new):
+        for step, n_cells, n_new, seconds, peak in rows(folder, given.cells, given.new, given.device):
             rate = f"{n_new / seconds:,.0f}" if n_new else ""
             print(f"| {step} | {n_cells:,} | {n_new:,} | {seconds:,.1f} | {rate} | {peak:,.0f} |", flush=True)
             found.append((step, n_cells, n_new, seconds))

@@ -11,25 +11,20 @@ import numpy as np
 from heatwalk import arrays, compute
 from heatwalk.affinity import affinity
 from heatwalk.deep_diffusion_map import DeepDiffusionMap
-from heatwalk.diffusion_map import coordinates
 from heatwalk.errors import BadInput, Problem
 from heatwalk.genes import genes
-from heatwalk.halves import FIT_BYTES, OFFERED, Halves, scales_of, surfaces
+from heatwalk.halves import CHANCE, FIT_BYTES, OFFERED, Halves, scales_of, surfaces
 from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.progress import log
 from heatwalk.scratch import array as scratch_array
 from heatwalk.scratch import remove
+from heatwalk.spread import EVERY, LOST, MANY, NEIGHBORS, SCALE_NEIGHBOR, WHOLE_UP_TO, distance_to, spread
 from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
-from heatwalk.walks import Walk, walk
+from heatwalk.walks import Walk
 
-_WALK_NEIGHBORS = 150  # of the walk's own graph
-_WHOLE_UP_TO, _EVERY = 10_000, 4  # cells; beyond, it has every fourth of them
-_SCALE_NEIGHBOR = 30  # the median distance to it is that graph's bandwidth
 _WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to, up to 20,000 cells and beyond
-_MANY = 20_000
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
-_LOST = 0.005  # mass that a walk may lose
 _FLAT = 1e-12  # of the first eigenvalue: a direction in which nothing lies
 _STATIONARY = 1e-5  # nats from the stationary distribution
 REASONS = ("known", "too few cells around", "coincident cells", "the walk is stationary", "no such surface")
@@ -79,9 +74,10 @@ def curvature(
         4 (h_flat - h) / (tau d (d - 1)),  h = -sum_y p log(p / volume),  h_flat = d/2 log(2 pi e tau),
     as h = h_flat - S tau / 4 + O(tau^2) for scalar curvature S and variance tau of the walk. It is smooth, sees through
     noise, and flattens extremes. The walk has a graph of its own: 150 neighbours, beyond 10,000 cells every fourth of
-    them, one bandwidth, alpha = 1.
+    them, one bandwidth, alpha = 1; beyond 20,000 cells so many are its nodes, and others enter it by their first step.
     "quadric": a surface through the cells around (`heatwalk.surface`), at the smallest scale at which estimates from
-    two halves of the points have a correlation of .9 over a sample, or the scale where they agree most.
+    two halves of the points have a correlation of .9 over a sample, or the scale where they agree most; through twice
+    as many cells as otherwise at the most where they agree on nothing.
     "combined": line + rho (quadric - line), the line being the regression of quadric on diffusion, and rho how far two
     halves agree on what is left: evidence shrunk to the prior that diffusion gives.
     "pointwise": mean of P^t(x, y) over the `ball` cells nearest to x in the map (larger: lazier, more curved; no sign).
@@ -113,15 +109,18 @@ def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension
     """The arrays of the result but its null and genes; the spacing of the cells and the noise about the surface."""
     n_cells, component = points.shape[0], np.asarray(graph.components[:])
     with compute.workers("threads", options["threads"], options["scratch"]) as workers:
-        most = min(_WIDEST if n_cells <= _MANY else _WIDEST_OF_MANY, n_cells // 4)
+        most = min(_WIDEST if n_cells <= MANY else _WIDEST_OF_MANY, n_cells // 4)
         chosen, halves = scales_of(points, component, dimension, most, options["seed"], workers)
-        width = min(n_cells - 1, max(_WALK_NEIGHBORS, int(OFFERED * chosen[1])))
+        if halves.agreement().max() < CHANCE:
+            most = min(2 * most, n_cells // 2)
+            chosen, halves = scales_of(points, component, chosen[0], most, options["seed"], workers)
+        width = min(n_cells - 1, max(NEIGHBORS, int(OFFERED * chosen[1])))
         around = _around(points, width, options, workers)
         fitted = surfaces(points, around, component, chosen, workers, options["block_cells"])
-        walked, spread = _walked(around, graph, map_, chosen[0], t, ball, points, options, workers)
-        spacing = float(np.median(_distance_to(around, min(_SCALE_NEIGHBOR, width))))
+        walked, bent = spread(points, around, graph, map_, chosen[0], t, ball, options, workers)
+        spacing = float(np.median(distance_to(around, min(SCALE_NEIGHBOR, width))))
         remove(around.indices, around.distances)
-    made = _joined(walked, spread, fitted, halves, chosen, component, estimator)
+    made = _joined(walked, bent, fitted, halves, chosen, component, estimator)
     made |= {"scales": np.asarray(halves.scales, np.int32), "agreement": halves.agreement()}
     made["chosen"] = np.asarray(chosen, np.int32)
     return made, spacing, float(np.nanmedian(fitted.noise))
@@ -141,7 +140,7 @@ def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, opti
     flat = np.zeros((n_points, ambient))
     flat[:, :dimension] = rng.uniform(size=(n_points, dimension))
     ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
-    flat[:, :dimension] *= (n_points * ball_volume / _SCALE_NEIGHBOR) ** (1 / dimension) * np.sqrt(own)
+    flat[:, :dimension] *= (n_points * ball_volume / SCALE_NEIGHBOR) ** (1 / dimension) * np.sqrt(own)
     flat += noise * rng.normal(size=flat.shape)
     graph = affinity(flat, neighbors(flat, n_neighbors=min(30, n_points - 1), **options), **_without_seed(options))
     nowhere = DeepDiffusionMap(flat[:, :dimension], *(None,) * (len(DeepDiffusionMap._fields) - 1))
@@ -152,9 +151,11 @@ def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, opti
 
 def bytes_held(n_cells: int, row_bytes: int, threads: int) -> int:
     """Bytes at the peak: the points, the graph of the walk, vectors of cells, and differences of points."""
-    # Edges lead both ways, once in the affinity and once in the order of the walk.
-    edges = 2 * n_cells * (_WALK_NEIGHBORS if n_cells <= _WHOLE_UP_TO else _WALK_NEIGHBORS // _EVERY + 1)
-    return n_cells * (row_bytes + 250 + 20 * threads) + 24 * edges + threads * 6 * FIT_BYTES
+    # Edges lead both ways, once in the affinity and once in the order of the walk; cells that are no nodes enter.
+    nodes = min(n_cells, MANY)
+    edges = 2 * nodes * (NEIGHBORS if nodes <= WHOLE_UP_TO else NEIGHBORS // EVERY + 1)
+    entry = 0 if n_cells == nodes else 24 * n_cells * (NEIGHBORS // EVERY + 1)
+    return n_cells * (row_bytes + 250) + nodes * 20 * threads + 24 * edges + entry + threads * 6 * FIT_BYTES
 
 
 def _without_seed(options: dict) -> dict:
@@ -188,55 +189,6 @@ def _around(points, width: int, options: dict, workers) -> Neighbors:
     kinds = {"indices": np.int32, "distances": points.dtype if points.dtype in (np.float32, np.float64) else np.float64}
     out = {name: scratch_array(workers.folder, f"around_{name}", shape, kind) for name, kind in kinds.items()}
     return neighbors(points, n_neighbors=width, **options, out=out)
-
-
-def _columns(values, kept: slice) -> np.ndarray:
-    """(cell, kept) some columns of an array that is stored in blocks of cells."""
-    ranges = compute.blocks(values.shape[0], compute.BLOCK_CELLS)
-    return np.concatenate([np.asarray(values[rows])[:, kept] for rows in ranges])
-
-
-def _distance_to(around: Neighbors, number: int) -> np.ndarray:
-    """(cell,) distance to the neighbour of that number."""
-    return _columns(around.distances, slice(number - 1, number))[:, 0].astype(np.float64)
-
-
-def _walked(around, graph, map_, dimension: int, t: int, ball: int, points, options: dict, workers):
-    """What the walk says, and (cell,) the mean sectional curvature by its entropy."""
-    n_cells, components = around.indices.shape[0], graph.components
-    width = min(_WALK_NEIGHBORS, around.indices.shape[1])
-    radius = _distance_to(around, width)
-    ball_volume = np.pi ** (dimension / 2) / gamma(dimension / 2 + 1)
-    volume = ball_volume * np.maximum(radius, np.finfo(float).tiny ** 0.05) ** dimension / width
-    sigma = float(np.median(_distance_to(around, _SCALE_NEIGHBOR)))
-    if sigma > 0:
-        every = 1 if n_cells <= _WHOLE_UP_TO else _EVERY
-        found = (_columns(values, slice(0, width, every)) for values in (around.indices, around.distances))
-        near = Neighbors(*found, around.order, 1.0, 0)
-        graph = affinity(points, near, bandwidth=sigma, alpha=1.0, **_without_seed(options))
-        volume = volume.sum() * np.asarray(graph.stationary)
-    walked = walk(graph, volume, _places(map_, components, t), t, ball, _LOST, workers)
-    variance = t * _step(around, np.asarray(graph.bandwidths[:]), dimension)
-    flat = dimension / 2 * np.log(2 * np.pi * np.e * variance)
-    planes = max(dimension * (dimension - 1), 1)
-    return walked, 4 * (flat - walked.entropy) / (variance * planes) if dimension > 1 else np.full(n_cells, np.nan)
-
-
-def _places(map_, components, t: int):
-    if hasattr(map_, "eigenvectors"):
-        return coordinates(map_.eigenvalues, map_.eigenvectors, components, t=t)
-    return map_.coordinates
-
-
-def _step(around, sigma: np.ndarray, dimension: int) -> np.ndarray:
-    """(cell,) variance of one step in one direction: that of a Gaussian cut off where the graph ends, sigma^2 c."""
-    share = []
-    for rows in compute.blocks(len(sigma), compute.BLOCK_CELLS):
-        ratio = np.asarray(around.distances[rows], np.float64)[:, :_WALK_NEIGHBORS] / sigma[rows, None]
-        kernel = np.where(ratio <= 2.5, np.exp(-(ratio**2) / 2), 0)
-        share.append((kernel * ratio**2).sum(axis=1) / (1 + kernel.sum(axis=1)) / dimension)
-    # One number for all: a cell's own would be what is measured.
-    return sigma**2 * np.median(np.concatenate(share))
 
 
 def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, component, estimator: str) -> dict:
@@ -336,5 +288,5 @@ def _tell(made: dict) -> None:
         if code and count:
             log.warning("curvature: %d of %d cells have none: %s", count, len(made["reason"]), why)
     lost = float(np.max(made["lost_mass"]))
-    if lost > 2 * _LOST:
+    if lost > 2 * LOST:
         log.warning("curvature: a walk lost %.3f of its mass to entries too small to follow", lost)

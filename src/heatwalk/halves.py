@@ -13,7 +13,7 @@ OFFERED = 1.5  # times as many are looked for: a cell that is moved onto its sur
 FIT_BYTES = 2**26  # of point differences held at a time
 _SAMPLE = 1000  # cells on which scales and dimensions are compared
 _AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
-_CHANCE = 0.3  # and below which they agree on nothing: then most cells say most
+CHANCE = 0.3  # and below which they agree on nothing: then most cells say most
 
 
 class Halves(NamedTuple):
@@ -57,7 +57,7 @@ def _scale(agreement: np.ndarray) -> int:
     there = agreement >= _AGREE
     if there.any():
         return int(there.argmax())
-    return int(agreement.argmax()) if agreement.max() >= _CHANCE else len(agreement) - 1
+    return int(agreement.argmax()) if agreement.max() >= CHANCE else len(agreement) - 1
 
 
 def _held(points) -> np.ndarray:

@@ -93,7 +93,7 @@ def _nystrom(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: c
 def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: compute.Workers) -> Callable:
     n_cells, generator = len(graph.sigma), np.random.default_rng([seed, 6])
     chosen = np.sort(generator.choice(n_cells, min(landmarks, n_cells), replace=False))
-    base = _rows(reference.points, chosen)
+    base = rows_of(reference.points, chosen)
     centre, unit = frame(base)
     vectors, powers = _vectors(reference.map)[chosen], _powers(reference.map, t)
     width = min(_LANDMARK_NEIGHBORS, len(base) - 1)
@@ -113,7 +113,7 @@ def _landmark(reference, graph: Graph, t: int, landmarks: int, seed: int, pool: 
     few = Graph(sigma, graph.scale[chosen], graph.components[chosen], width if graph.neighbor else 0, width)
     tested = np.setdiff1d(generator.choice(n_cells, min(_SAMPLE, n_cells), replace=False), chosen)
     tested, names = (tested, np.full(len(tested), -1)) if len(tested) else (chosen, np.arange(len(chosen)))
-    found = search(_rows(reference.points, tested), names, pool)
+    found = search(rows_of(reference.points, tested), names, pool)
     close, true = _mixed(weights(found, few), found.names, vectors, pool), _vectors(reference.map)[tested]
     shrunk = _shrunk(close, true, graph.components[tested], len(powers))
 
@@ -175,7 +175,7 @@ def _mixed(shares: np.ndarray, names: np.ndarray, vectors: np.ndarray, workers: 
     return result
 
 
-def _rows(points, rows: np.ndarray) -> np.ndarray:
+def rows_of(points, rows: np.ndarray) -> np.ndarray:
     """Some rows, ascending, of an array that may lie on disk; read in blocks."""
     found = []
     for part in compute.blocks(points.shape[0], compute.BLOCK_CELLS):

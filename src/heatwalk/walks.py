@@ -27,44 +27,73 @@ class Walk(NamedTuple):
     entropy: np.ndarray  # (cell,) -sum_y p log(p / volume), nats
     mixing: np.ndarray  # (cell,) sum_y p log(p / pi), nats: 0 for a stationary walk
     laziness: np.ndarray  # (cell,) mean of p over the diffusion ball
-    returns: np.ndarray  # (cell,) P^2t(x, x)
     lost: np.ndarray  # (cell,) mass dropped
-    reached: np.ndarray  # (cell,) int32, cells in the row
+    reached: np.ndarray  # (cell,) int32, nodes in the row
+
+
+class Entry(NamedTuple):
+    """The first step of cells that are not all nodes of the graph."""
+
+    names: np.ndarray  # (cell, neighbor) nodes
+    shares: np.ndarray  # (cell, neighbor) probabilities
+    coordinates: np.ndarray  # (cell, mode), as those of the nodes
 
 
 def walk(
-    affinity, volume: np.ndarray, coordinates, t: int, ball: int, most_lost: float, workers: compute.Workers
+    affinity,
+    volume: np.ndarray,
+    coordinates,
+    t: int,
+    ball: int,
+    most_lost: float,
+    workers: compute.Workers,
+    entry: Entry | None = None,
 ) -> Walk:
     """What rows p of P^t say about their cells.
 
-        entropy(x) = -sum_y p(y) log(p(y) / volume(y)), volume(y) what the cell y stands for
+        entropy(x) = -sum_y p(y) log(p(y) / volume(y)), volume(y) what the node y stands for
         mixing(x) = sum_y p(y) log(p(y) / pi(y)), pi the stationary distribution
-        laziness(x) = mean of p over the `ball` cells nearest to x in the map among those reached; NaN if fewer are
-        returns(x) = P^2t(x, x) = sum_y p(y)^2 pi(x) / pi(y), as the walk is reversible
+        laziness(x) = mean of p over the `ball` nodes nearest to x in the map among those reached; NaN if fewer are
 
     most_lost: mass that a row may lose, on a sample of rows; what is dropped after every step is the most that does so.
-    affinity: as `affinity` gives it. coordinates: (cell, mode) in whose Euclidean distance the ball is.
-    Probabilities are float32, sums of them float64.
-    Memory: the graph, and for every thread 12 bytes a cell and 520 bytes a cell met by 64 rows.
+    affinity: as `affinity` gives it. coordinates: (node, mode) in whose Euclidean distance the ball is. entry: how
+    cells step onto the nodes; without it cells are the nodes. Probabilities are float32, sums of them float64.
+    Memory: the graph, the entry, and for every thread 12 bytes a node and 520 bytes a node met by 64 rows.
     """
     near = np.asarray(coordinates[:], np.float64)
-    order = by_halves(near, _ROWS)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    graph, near = _in_order(affinity, order, place), near[order]
-    pi = np.asarray(affinity.stationary[:], np.float64)[order]
-    logs = np.log(pi), np.log(np.asarray(volume, np.float64)[order])
+    order, place = _ordered(near)
+    nodes = _in_order(affinity, order, place)
+    logs = (np.log(np.asarray(values[:], np.float64)[order]) for values in (affinity.stationary, volume))
+    given, first, from_ = (*nodes, *logs, near[order]), nodes, near[order]
+    if entry is not None:
+        order, back = _ordered(entry.coordinates)
+        first, from_ = _entered(entry, order, place), entry.coordinates[order]
+        place = back
     push, n_cells = _push(), len(order)
-    made = [*(np.full(n_cells, np.nan) for _ in range(5)), np.empty(n_cells, np.int32)]
+    made = [*(np.full(n_cells, np.nan) for _ in range(4)), np.empty(n_cells, np.int32)]
 
     def rows(part: slice, smallest: float) -> None:
-        push(*graph, pi, *logs, near, t, ball, smallest, part.start, part.stop, *made)
+        push(*given, *first, from_, t, ball, smallest, part.start, part.stop, *made)
 
-    smallest = _smallest(rows, made[4], most_lost)
+    smallest = _smallest(rows, made[3], most_lost)
     ranges = compute.blocks(n_cells, _TASK)
     for _ in track(workers.here.in_order(partial(rows, smallest=smallest), ranges), "curvature: walking", len(ranges)):
         pass
     return Walk(*(values[place] for values in made))
+
+
+def _ordered(near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by locality, and the place of each."""
+    order = by_halves(near, _ROWS)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return order, place
+
+
+def _entered(entry: Entry, order: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first step as rows of P are: indptr, columns and probabilities, cells and nodes in their orders."""
+    columns, values = place.astype(np.int32)[entry.names[order]], entry.shares[order].astype(np.float32)
+    return np.arange(len(order) + 1) * columns.shape[1], columns.ravel(), values.ravel()
 
 
 def _smallest(rows: Callable, lost: np.ndarray, most_lost: float) -> float:
@@ -146,14 +175,14 @@ def _within() -> Callable:
     import numba
 
     @numba.njit(nogil=True)
-    def within(here, weight, size, near, row, ball):
+    def within(here, weight, size, near, from_, ball):
         if size < ball:
             return np.nan
         squares, nearest = np.empty(size), np.full(ball, np.inf)
         for place in range(size):
             square = 0.0
             for mode in range(near.shape[1]):
-                square += (near[here[place], mode] - near[row, mode]) ** 2
+                square += (near[here[place], mode] - from_[mode]) ** 2
             squares[place] = square
             # Kept in order: few come so near that the rest has to move.
             at = ball - 1
@@ -179,8 +208,8 @@ def _told() -> Callable:
     within = _within()
 
     @numba.njit(nogil=True)
-    def told(here, size, mass, first, rows, pi, log_pi, log_volume, near, ball, entropy, mixing, laziness, returns):
-        sums, cells, weight = np.zeros((5, rows)), np.empty(size, np.int32), np.empty(size)
+    def told(here, size, mass, first, rows, log_pi, log_volume, near, from_, ball, entropy, mixing, laziness):
+        sums, cells, weight = np.zeros((4, rows)), np.empty(size, np.int32), np.empty(size)
         for place in range(size):
             at = here[place]
             for row in range(rows):
@@ -188,23 +217,21 @@ def _told() -> Callable:
                 if share > 0:
                     sums[0, row] += share
                     sums[1, row] -= share * np.log(share)
-                    sums[2, row] += share * share / pi[at]
-                    sums[3, row] += share * log_pi[at]
-                    sums[4, row] += share * log_volume[at]
+                    sums[2, row] += share * log_pi[at]
+                    sums[3, row] += share * log_volume[at]
         for row in range(rows):
             total = sums[0, row]
             if total == 0:
                 continue
             # Of what is left, as a distribution of its own.
-            entropy[first + row] = (sums[1, row] + sums[4, row]) / total + np.log(total)
-            mixing[first + row] = -(sums[1, row] + sums[3, row]) / total - np.log(total)
-            returns[first + row] = sums[2, row] * pi[first + row]
+            entropy[first + row] = (sums[1, row] + sums[3, row]) / total + np.log(total)
+            mixing[first + row] = -(sums[1, row] + sums[2, row]) / total - np.log(total)
             count = 0
             for place in range(size):
                 if mass[place, row] > 0:
                     cells[count], weight[count] = here[place], mass[place, row]
                     count += 1
-            laziness[first + row] = within(cells, weight, count, near, first + row, ball)
+            laziness[first + row] = within(cells, weight, count, near, from_[first + row], ball)
 
     return told
 
@@ -214,14 +241,15 @@ def _at_rest() -> Callable:
     import numba
 
     @numba.njit(nogil=True)
-    def at_rest(here, size, mass, rows, pi):
+    def at_rest(here, size, mass, rows, log_pi):
         """Whether further steps change nothing: a t of a million shall not take a million steps."""
         total = 0.0
         for place in range(size):
-            total += pi[here[place]]
+            total += np.exp(log_pi[here[place]])
         for place in range(size):
+            pi = np.exp(log_pi[here[place]])
             for row in range(rows):
-                if abs(mass[place, row] * total - pi[here[place]]) > _AT_REST * pi[here[place]]:
+                if abs(mass[place, row] * total - pi) > _AT_REST * pi:
                     return False
         return True
 
@@ -236,34 +264,31 @@ def _push() -> Callable:
 
     @numba.njit(nogil=True)
     def push(
-        indptr, columns, values, pi, log_pi, log_volume, near, t, ball, smallest, first, last,
-        entropy, mixing, laziness, returns, lost, reached,
+        indptr, columns, values, log_pi, log_volume, near, first_indptr, first_columns, first_values, from_,
+        t, ball, smallest, first, last, entropy, mixing, laziness, lost, reached,
     ):  # fmt: skip
-        slot = np.full(len(pi), -1, np.int32)
-        here, there = np.empty(len(pi), np.int32), np.empty(len(pi), np.int32)
+        slot, there = np.full(len(log_pi), -1, np.int32), np.empty(len(log_pi), np.int32)
+        here = np.empty(max(len(log_pi), _ROWS), np.int32)
         mass, onto = np.zeros((_ROWS, _ROWS), np.float32), np.zeros((_ROWS, _ROWS), np.float32)
         for start in range(first, last, _ROWS):
             rows, gone = min(_ROWS, last - start), np.zeros(_ROWS)
             mass[:_ROWS] = 0
             for row in range(rows):
                 here[row], mass[row, row] = start + row, 1
-            size = rows
+            size, step_from = rows, (first_indptr, first_columns, first_values)
             for step in range(t):
-                if step % _LOOK == _LOOK - 1 and at_rest(here, size, mass, rows, pi):
+                if step % _LOOK == _LOOK - 1 and at_rest(here, size, mass, rows, log_pi):
                     break
-                count = met(indptr, columns, here, size, slot, there)
+                count = met(step_from[0], step_from[1], here, size, slot, there)
                 if count > len(onto):
                     onto = np.empty((count + count // 2, _ROWS), np.float32)
                 onto[:count] = 0
-                stepped(indptr, columns, values, here, size, slot, mass, onto)
+                stepped(*step_from, here, size, slot, mass, onto)
                 size = kept(there, count, smallest, slot, onto, here, gone)
-                mass, onto = onto, mass
+                mass, onto, step_from = onto, mass, (indptr, columns, values)
             lost[start : start + rows] = gone[:rows]
             for row in range(rows):
                 reached[start + row] = (mass[:size, row] > 0).sum()
-            told(
-                here, size, mass, start, rows, pi, log_pi, log_volume, near, ball,
-                entropy, mixing, laziness, returns,
-            )  # fmt: skip
+            told(here, size, mass, start, rows, log_pi, log_volume, near, from_, ball, entropy, mixing, laziness)
 
     return push
