@@ -196,9 +196,9 @@ def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, compo
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
     line = _line(spread, quadric, halves, chosen[1])
     prior = np.sqrt(line.left + line.variance)
-    shrunk = np.sqrt(_product(line.left, error**2) + (1 - line.agreement) ** 2 * line.variance)
+    weight, shrunk = _weighed(line, error**2, halves.agreement().max() >= CHANCE)
     value, uncertainty = {
-        "combined": (line.values + line.agreement * (quadric - line.values), shrunk),
+        "combined": (line.values + weight * (quadric - line.values), shrunk),
         "diffusion": (spread, prior),
         "quadric": (quadric, error),
         "pointwise": (walked.laziness, np.full(len(reason), np.nan)),
@@ -267,6 +267,17 @@ def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -
         return _Line(line, variance, 0.0, float(np.sqrt(product / number)))
     # Of all points, not of half of them: Spearman and Brown.
     return _Line(line, variance, float(2 * agreement / (1 + agreement)), float(covariance[0, 1]))
+
+
+def _weighed(line: _Line, square: np.ndarray, founded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of a quadric of this variance against the line, and the standard error of the two together.
+
+    It is rho where halves of the points found the line. Where they agree on nothing, the line is a prior of variance
+    left + V, V its own: with rho = left / (left + square) it is (rho square + (1 - rho) V) / (square + (1 - rho) V).
+    """
+    missing = 0.0 if founded else (1 - line.agreement) * line.variance
+    weight = (line.agreement * square + missing) / np.maximum(square + missing, np.finfo(float).tiny)
+    return weight, np.sqrt(_product(line.left, square) + (1 - weight) ** 2 * line.variance)
 
 
 def _product(left: float, square: np.ndarray) -> np.ndarray:
