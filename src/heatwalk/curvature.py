@@ -13,16 +13,15 @@ from heatwalk.affinity import affinity
 from heatwalk.deep_diffusion_map import DeepDiffusionMap
 from heatwalk.errors import BadInput, Problem
 from heatwalk.genes import genes
-from heatwalk.halves import CHANCE, FIT_BYTES, OFFERED, Halves, scales_of, surfaces
-from heatwalk.neighbors import Neighbors, neighbors
+from heatwalk.halves import CHANCE, FIT_BYTES, SCALE_NEIGHBOR, Halves, scales_of, surfaces
+from heatwalk.neighbors import neighbors
+from heatwalk.nodes import MANY, drawn
 from heatwalk.progress import log
-from heatwalk.scratch import array as scratch_array
-from heatwalk.scratch import remove
-from heatwalk.spread import EVERY, LOST, MANY, NEIGHBORS, SCALE_NEIGHBOR, WHOLE_UP_TO, distance_to, spread
+from heatwalk.spread import LOST, NEIGHBORS, every_of, spread
 from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
 from heatwalk.walks import Walk
 
-_WIDEST, _WIDEST_OF_MANY = 500, 200  # cells that a surface is fitted to, up to 20,000 cells and beyond
+_WIDEST, _WIDEST_OF_MANY = 500, 300  # that a surface is fitted to, up to 20,000 cells and beyond
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _FLAT = 1e-12  # of the first eigenvalue: a direction in which nothing lies
@@ -74,7 +73,8 @@ def curvature(
         4 (h_flat - h) / (tau d (d - 1)),  h = -sum_y p log(p / volume),  h_flat = d/2 log(2 pi e tau),
     as h = h_flat - S tau / 4 + O(tau^2) for scalar curvature S and variance tau of the walk. It is smooth, sees through
     noise, and flattens extremes. The walk has a graph of its own: 150 neighbours, beyond 10,000 cells every fourth of
-    them, one bandwidth, alpha = 1; beyond 20,000 cells so many are its nodes, and others enter it by their first step.
+    them, one bandwidth, alpha = 1. Beyond 20,000 cells, so many drawn at random are nodes: the walk is on them, which
+    other cells enter by their first step, and surfaces go through them.
     "quadric": a surface through the cells around (`heatwalk.surface`), at the smallest scale at which estimates from
     two halves of the points have a correlation of .9 over a sample, or the scale where they agree most; through twice
     as many cells as otherwise at the most where they agree on nothing.
@@ -107,19 +107,18 @@ def curvature(
 
 def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension, options: dict):
     """The arrays of the result but its null and genes; the spacing of the cells and the noise about the surface."""
-    n_cells, component = points.shape[0], np.asarray(graph.components[:])
+    component, nodes = np.asarray(graph.components[:]), drawn(points, options["seed"])
+    own, every = component[nodes.cells], every_of(len(nodes.cells))
     with compute.workers("threads", options["threads"], options["scratch"]) as workers:
-        most = min(_WIDEST if n_cells <= MANY else _WIDEST_OF_MANY, n_cells // 4)
-        chosen, halves = scales_of(points, component, dimension, most, options["seed"], workers)
+        most = min(_WIDEST if points.shape[0] <= MANY else _WIDEST_OF_MANY, len(own) // 4)
+        chosen, halves = scales_of(nodes.points, own, dimension, most, options["seed"], workers)
         if halves.agreement().max() < CHANCE:
-            most = min(2 * most, n_cells // 2)
-            chosen, halves = scales_of(points, component, chosen[0], most, options["seed"], workers)
-        width = min(n_cells - 1, max(NEIGHBORS, int(OFFERED * chosen[1])))
-        around = _around(points, width, options, workers)
-        fitted = surfaces(points, around, component, chosen, workers, options["block_cells"])
-        walked, bent = spread(points, around, graph, map_, chosen[0], t, ball, options, workers)
-        spacing = float(np.median(distance_to(around, min(SCALE_NEIGHBOR, width))))
-        remove(around.indices, around.distances)
+            most = min(2 * most, len(own) // 2)
+            chosen, halves = scales_of(nodes.points, own, chosen[0], most, options["seed"], workers)
+        halves = halves._replace(sample=nodes.cells[halves.sample])
+        fitted, around = surfaces(points, nodes, component, chosen, NEIGHBORS, every, workers, options["block_cells"])
+        walked, bent = spread(nodes, around, graph, map_, chosen[0], t, ball, options, workers)
+    spacing = float(np.median(around.near[nodes.cells]))
     made = _joined(walked, bent, fitted, halves, chosen, component, estimator)
     made |= {"scales": np.asarray(halves.scales, np.int32), "agreement": halves.agreement()}
     made["chosen"] = np.asarray(chosen, np.int32)
@@ -150,12 +149,12 @@ def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, opti
 
 
 def bytes_held(n_cells: int, row_bytes: int, threads: int) -> int:
-    """Bytes at the peak: the points, the graph of the walk, vectors of cells, and differences of points."""
-    # Edges lead both ways, once in the affinity and once in the order of the walk; cells that are no nodes enter.
+    """Bytes at the peak: the nodes and the graph of their walk, what cells keep of them, and differences of points."""
     nodes = min(n_cells, MANY)
-    edges = 2 * nodes * (NEIGHBORS if nodes <= WHOLE_UP_TO else NEIGHBORS // EVERY + 1)
-    entry = 0 if n_cells == nodes else 24 * n_cells * (NEIGHBORS // EVERY + 1)
-    return n_cells * (row_bytes + 250) + nodes * 20 * threads + 24 * edges + entry + threads * 6 * FIT_BYTES
+    kept = NEIGHBORS // every_of(nodes) + 1
+    # Edges lead both ways, once in the affinity and once in the order of the walk; other cells enter by theirs.
+    edges = 48 * nodes * kept + (8 if n_cells == nodes else 32) * n_cells * kept
+    return nodes * (row_bytes + 20 * threads) + 250 * n_cells + edges + threads * 6 * FIT_BYTES
 
 
 def _without_seed(options: dict) -> dict:
@@ -181,14 +180,6 @@ def _check(points, graph, estimator: str, t: int, ball: int, dimension: str | in
     if n_cells < 40:
         cause = f"{n_cells} cells are too few to tell how they bend"
         raise BadInput(Problem("HW-CU-005", "points", cause, "give at least 40 cells"))
-
-
-def _around(points, width: int, options: dict, workers) -> Neighbors:
-    """The nearest cells of every cell, kept in files where there is a folder for them."""
-    shape = (points.shape[0], width)
-    kinds = {"indices": np.int32, "distances": points.dtype if points.dtype in (np.float32, np.float64) else np.float64}
-    out = {name: scratch_array(workers.folder, f"around_{name}", shape, kind) for name, kind in kinds.items()}
-    return neighbors(points, n_neighbors=width, **options, out=out)
 
 
 def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, component, estimator: str) -> dict:

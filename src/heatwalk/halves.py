@@ -1,16 +1,20 @@
 """The scale of surfaces: how many cells each is fitted to, by what two halves of the points agree on."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from heatwalk import compute, exact
+from heatwalk.nodes import QUERIES, Around, Nodes
 from heatwalk.progress import track
 from heatwalk.search import frame
 from heatwalk.surface import MOST_DIMENSIONS, Surface, n_coefficients, surface, widest_gap
 
 OFFERED = 1.5  # times as many are looked for: a cell that is moved onto its surface has other neighbours
 FIT_BYTES = 2**26  # of point differences held at a time
+SCALE_NEIGHBOR = 30  # whose distance is the spacing
+_FITS = 128  # sampled cells fitted at a time
 _SAMPLE = 1000  # cells on which scales and dimensions are compared
 _AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
 CHANCE = 0.3  # and below which they agree on nothing: then most cells say most
@@ -29,24 +33,31 @@ class Halves(NamedTuple):
 
 
 def scales_of(
-    points, component: np.ndarray, dimension, most: int, seed: int, workers
+    points: np.ndarray, component: np.ndarray, dimension, most: int, seed: int, workers
 ) -> tuple[tuple[int, int], Halves]:
     """The dimension and how many cells a surface is fitted to; and what the two halves of the points say."""
     rng, n_cells = np.random.default_rng([seed, 7]), points.shape[0]
     half = rng.permutation(n_cells) % 2
     sample = np.sort(rng.choice(n_cells, min(_SAMPLE, n_cells), replace=False))
-    held = _held(points)
-    found = [_in_half(held, np.flatnonzero(half == side), sample, int(OFFERED * most / 2), workers) for side in (0, 1)]
+    found = [
+        _in_half(points, np.flatnonzero(half == side), sample, int(OFFERED * most / 2), workers) for side in (0, 1)
+    ]
     if dimension == "auto":
-        dimension = _dimension(held, sample, exact.merged(*found, most), most)
+        dimension = _dimension(points, sample, exact.merged(*found, most), most)
     first = max(30, 3 * n_coefficients(dimension))
     scales = sorted({min(most, int(first * 1.5**step)) for step in range(20)})
     values = np.full((2, len(scales), len(sample)), np.nan)
+
+    def at(part: slice, side: int, scale: int) -> np.ndarray:
+        cells, names = sample[part], found[side].names[part]
+        known = component[names] == component[cells][:, None]
+        return _fitted(points, points[cells], names, known, max(scale // 2, 8), dimension).curvature
+
     if 2 <= dimension < points.shape[1]:
-        for side, near in enumerate(found):
-            for row, scale in enumerate(scales):
-                made = _fit(held, sample, near.names, component, max(scale // 2, 8), dimension, workers)
-                values[side, row] = made.curvature
+        for side, row in np.ndindex(values.shape[:2]):
+            parts = compute.blocks(len(sample), _FITS)
+            fits = workers.here.in_order(partial(at, side=side, scale=scales[row]), parts)
+            values[side, row] = np.concatenate(list(fits))
     halves = Halves(sample, scales, values)
     agreement = halves.agreement()
     return (int(dimension), scales[_scale(agreement)]), halves
@@ -58,10 +69,6 @@ def _scale(agreement: np.ndarray) -> int:
     if there.any():
         return int(there.argmax())
     return int(agreement.argmax()) if agreement.max() >= CHANCE else len(agreement) - 1
-
-
-def _held(points) -> np.ndarray:
-    return points if isinstance(points, np.ndarray) else np.asarray(points[:])
 
 
 def _in_half(held: np.ndarray, rows: np.ndarray, sample: np.ndarray, width: int, workers) -> exact.Found:
@@ -107,24 +114,49 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def surfaces(points, around, component: np.ndarray, chosen: tuple[int, int], workers, block_cells: int) -> Surface:
-    (dimension, width), held, n_cells, made = chosen, _held(points), points.shape[0], []
-    ranges = compute.blocks(n_cells, block_cells)
-    for rows in track(ranges, "curvature: fitting surfaces", len(ranges)):
-        names = np.asarray(around.indices[rows])
+def surfaces(
+    points,
+    nodes: Nodes,
+    component: np.ndarray,
+    chosen: tuple[int, int],
+    most: int,
+    every: int,
+    workers,
+    block_cells: int,
+) -> tuple[Surface, Around]:
+    """Surfaces at all cells, and what is kept of the nodes around: every so manieth of the nearest `most`.
+
+    Cells are compared with the nodes once, block by block; no more of the nodes around is held than what is kept.
+    """
+    (dimension, width), n_cells = chosen, points.shape[0]
+    dimension = min(dimension, points.shape[1] - 1)
+    offered = min(len(nodes.cells) - 1, max(most, int(OFFERED * width)))
+    most, scale, own = min(most, offered), min(SCALE_NEIGHBOR, offered), component[nodes.cells]
+    names = np.empty((n_cells, len(range(0, most, every))), np.int32)
+    distances, near, far = np.empty(names.shape, nodes.points.dtype), np.empty(n_cells), np.empty(n_cells)
+
+    def fit(part: slice, block: np.ndarray, first: int) -> Surface:
+        some, rows = block[part], slice(first + part.start, first + part.stop)
         cells = np.arange(rows.start, rows.stop)
-        made.append(_fit(held, cells, names, component, width, min(dimension, held.shape[1] - 1), workers))
-    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
+        found = nodes.nearest(some, cells, offered)
+        names[rows], distances[rows] = found.names[:, :most:every], found.distances[:, :most:every]
+        near[rows], far[rows] = found.distances[:, scale - 1], found.distances[:, most - 1]
+        known = own[found.names] == component[cells][:, None]
+        return _fitted(nodes.points, some, found.names, known, width, dimension)
+
+    made, ranges = [], compute.blocks(n_cells, block_cells)
+    for rows in track(ranges, "curvature: fitting surfaces", len(ranges)):
+        block = np.asarray(points[rows])
+        parts = compute.blocks(len(block), QUERIES)
+        made += workers.here.in_order(partial(fit, block=block, first=rows.start), parts)
+    return Surface(*(np.concatenate(values) for values in zip(*made, strict=True))), Around(names, distances, near, far)
 
 
-def _fit(held, cells: np.ndarray, names: np.ndarray, component: np.ndarray, width: int, dimension: int, workers):
-    """Surfaces at some cells through the nearest `width` of the named points of their own component."""
-    rows = max(1, FIT_BYTES // (8 * names.shape[1] * (3 * held.shape[1] + 2 * n_coefficients(dimension))))
-
-    def fit(part: slice) -> Surface:
-        near = names[part]
-        known = component[near] == component[cells[part]][:, None]
-        return surface(held[cells[part]], held[near].astype(np.float64), known, width, dimension)
-
-    made = list(workers.in_order(fit, compute.blocks(len(cells), rows)))
+def _fitted(base: np.ndarray, points: np.ndarray, names: np.ndarray, known: np.ndarray, width: int, dimension: int):
+    """Surfaces at some points through the nearest `width` of the rows of the base that are named and known."""
+    rows = max(1, FIT_BYTES // (8 * names.shape[1] * (3 * base.shape[1] + 2 * n_coefficients(dimension))))
+    made = []
+    for part in compute.blocks(len(points), rows):
+        around = base[names[part]].astype(np.float64)
+        made.append(surface(points[part], around, known[part], width, dimension))
     return Surface(*(np.concatenate(values) for values in zip(*made, strict=True)))
