@@ -12,6 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.schema import GENERATORS
 
 DEPENDS = {
     "cells": (),
@@ -36,7 +37,6 @@ MAPS = {
 }
 _SHOW_THE_MAP = ("atlas", "report")
 _OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
-GENERATORS = ("particles",)  # stages that give new points
 # A query has no graph and no map of its own.
 _OF_A_QUERY = {
     "cells": (),

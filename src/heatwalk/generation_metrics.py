@@ -121,7 +121,11 @@ def generation_metrics(
             singles = [(*single[:2], match[place > 0]) for place, single in enumerate(singles)]
     figures = np.array([[*pair, *single] for pair, single in zip(compared, singles, strict=True)])
     _tell(figures)
-    out["values"], out["floor"], out["floor_spread"] = figures[0], figures[1:].mean(axis=0), figures[1:].std(axis=0)
+    out["values"], out["floor"], out["floor_spread"] = (
+        figures[0],
+        figures[1:].mean(axis=0),
+        (figures[1:] - figures[1]).std(axis=0),
+    )
     out["n_compared"] = np.int64(count)
     return GenerationMetrics(**{name: out[name] for name in GenerationMetrics._fields if name in out})
 

@@ -158,6 +158,8 @@ SCHEMAS: dict[str, dict[str, Array]] = {
     "report": {},
 }
 
+GENERATORS = tuple(stage for stage, arrays in SCHEMAS.items() if "points" in arrays)  # stages that give new points
+
 
 def check(stage: str, name: str, shape: tuple[int, ...], dtype) -> None:
     """Raise unless an array of this name, shape and dtype is what the stage promises."""
