@@ -98,8 +98,9 @@ def particles(
     `column=value`, as "samples" of the cells that are not held out and have that value; or (particle, component)
     points. Flow: `flow`, by the operator of `generator` on up to `landmarks` evenly chosen samples, until a step moves
     particles by less than .01 bandwidths, the energy falls no further, or `max_steps`. Then `settled`: nothing in the
-    flow contracts normal to a thin surface. Mass does not cross wide gaps between groups of samples: their shares are
-    those of the start.
+    flow contracts normal to a thin surface. What begins farther from all samples than 99% of these from each other is
+    drawn from the Gaussian around the nearest: the flow's velocity vanishes there. Mass does not cross wide gaps
+    between groups of samples: their shares are those of the start.
     decode: `decoding.decoded` of every particle, at least 0 where the cells' values are; "auto": where `pca` has
     loadings. flagged: farther from every sample than 99% of samples are from their nearest other one. Every point is
     finite. bandwidth, effective_samples, modes: see `generator`. Memory: landmarks^2 and particles x landmarks numbers.
@@ -163,8 +164,15 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
         if started.ndim != 2 or not len(started) or started.shape[1:] != samples.shape[1:] or not _finite(started):
             cause = f"start has the shape {started.shape}, and must be finite points of {samples.shape[1]} components"
             raise BadInput(Problem("HW-PA-003", "start", cause, "give at least one point as the samples are"))
-    # Far from the samples the velocity is all but 0.
-    return settled(around, started, rng, threads)
+    started = settled(around, started, rng, threads)
+    found = nearest(samples, started, 1, threads)
+    far = np.flatnonzero(found.distances[:, 0] > np.quantile(around.spacing, _FRESH))
+    if len(far):  # there the velocity is all but 0
+        started[far] = drawn(around, found.names[far, 0], rng)
+        log.info(
+            "particles: %d of %d began too far from the samples, and are moved to the nearest", len(far), len(started)
+        )
+    return started
 
 
 def _chosen(points, cells, condition: str) -> np.ndarray:
