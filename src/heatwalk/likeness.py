@@ -18,6 +18,7 @@ _LEFT = 0.05  # share that left the data: of fresh cells one in a hundred would
 _COVERED = 0.9  # of what real cells cover of each other
 _RECOGNISED = 0.05  # less often than held-out cells
 _LABELS = 24  # rows of a table
+_DRAWN = 20_000  # cells of a kind in a picture
 _LEVELS = ("generated", "left the data", "held out")
 _COLOURS = (pictures.PALETTE[4], pictures.PALETTE[5], pictures.PALETTE[0])
 _SAY = {
@@ -86,17 +87,26 @@ def concerns(shown: dict | None) -> list[Concern]:
 
 
 def _drawn(coordinates, points: np.ndarray, flagged: np.ndarray, held_out: np.ndarray) -> tuple[list, list]:
-    """Generated cells over all real ones, and beside them those held out that they should be like; the legend."""
+    """Generated cells over real ones, and beside them those held out that they should be like; the legend.
+
+    Of many, so many of each are drawn, evenly chosen: blended with all real cells, few generated ones would be lost.
+    """
     real = np.asarray(coordinates[:, :2], np.float64)
     view = (0, 1) if real.shape[1] > 1 else (0, None)
-    below = np.full(len(real), -1)
-    generated = Column("origin", _LEVELS, np.concatenate([below, flagged.astype(int)]).astype(np.int32))
-    known = Column("origin", _LEVELS, np.where(held_out, 2, -1).astype(np.int32))
-    pairs = (np.concatenate([real, points]), generated), (real, known)
-    drawn = [page.draw(places, column._replace(colours=_COLOURS), view, 640) for places, column in pairs]
+    new, known, below = (_some(np.arange(len(points))), _some(np.flatnonzero(held_out)), _some(np.arange(len(real))))
+    pairs = (points[new], np.where(flagged[new], 1, 0)), (real[known], np.full(len(known), 2))
+    drawn = []
+    for places, codes in pairs:
+        codes = np.concatenate([np.full(len(below), -1), codes]).astype(np.int32)
+        column = Column("origin", _LEVELS, codes, colours=_COLOURS)
+        drawn.append(page.draw(np.concatenate([real[below], places]), column, view, 640))
     sizes = [int((~flagged).sum()), int(flagged.sum()), int(held_out.sum())]
     keys = [pictures.Key(*row, "") for row in zip(_COLOURS, _LEVELS, sizes, strict=True) if row[2]]
     return drawn, [*keys, pictures.Key(pictures.OTHER, "real cells", len(real), "")]
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    return rows[:: -(-len(rows) // _DRAWN) or 1]
 
 
 def _measured(results: Mapping) -> dict:

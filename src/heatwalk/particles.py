@@ -10,13 +10,15 @@ from heatwalk import arrays, compute
 from heatwalk.condition import matching
 from heatwalk.decoding import decoded, explained
 from heatwalk.errors import BadInput, Problem
-from heatwalk.inverse_generator import Generator, force, generator
+from heatwalk.inverse_generator import Generator, averages, force, generator
 from heatwalk.progress import log, track
 from heatwalk.surroundings import Surroundings, drawn, even, nearest, settled, surroundings
 
 _AT_REST = 0.01  # of a bandwidth: the root mean square of a step at which particles stand still
 _SMALLEST_STEP = 1e-3  # of time, when the energy falls no further
 _FEWEST = 8  # samples
+_CARRIED, _CROWD = 2, 50  # samples that carry a mode; particles from which on their number counts for that
+_ALONE, _FEW = 0.95, 1024  # sum of squares of averages over one sample all but alone; particles looked at at a time
 _FRESH = 0.99  # of samples that lie as near to another one: a particle farther off has left the data
 
 
@@ -98,9 +100,9 @@ def particles(
     `column=value`, as "samples" of the cells that are not held out and have that value; or (particle, component)
     points. Flow: `flow`, by the operator of `generator` on up to `landmarks` evenly chosen samples, until a step moves
     particles by less than .01 bandwidths, the energy falls no further, or `max_steps`. Then `settled`: nothing in the
-    flow contracts normal to a thin surface. What begins farther from all samples than 99% of these from each other is
-    drawn from the Gaussian around the nearest: the flow's velocity vanishes there. Mass does not cross wide gaps
-    between groups of samples: their shares are those of the start.
+    flow contracts normal to a thin surface. What begins so far off that it sees one sample alone is drawn from the
+    Gaussian around that: the velocity vanishes there. Mass does not cross wide gaps between groups of samples: their
+    shares are those of the start.
     decode: `decoding.decoded` of every particle, at least 0 where the cells' values are; "auto": where `pca` has
     loadings. flagged: farther from every sample than 99% of samples are from their nearest other one. Every point is
     finite. bandwidth, effective_samples, modes: see `generator`. Memory: landmarks^2 and particles x landmarks numbers.
@@ -117,7 +119,7 @@ def particles(
         around = surroundings(samples, seed=seed, threads=threads)
         chosen = np.sort(even(samples, landmarks, rng)) if len(samples) > landmarks else None
         options = {"bandwidth": bandwidth, "effective_samples": effective_samples, "modes": modes}
-        made = generator(samples, landmarks=chosen, **options)
+        made = _matchable(generator(samples, landmarks=chosen, **options), n_particles)
         started = _started(start, n_particles, around, made, (points, cells), rng, seed, threads)
         state, energy = _moved(made, started, max_steps, threads)
         final = settled(around, state.points, rng, threads)
@@ -132,6 +134,22 @@ def particles(
     for name, array in zip(Particles._fields, values, strict=False):
         arrays.make(out, name, array.shape, array.dtype)[...] = array
     return Particles(**{name: out[name] for name in Particles._fields if name in out})
+
+
+def _matchable(made: Generator, n_particles: int) -> Generator:
+    """Without the modes that fewer samples carry than one particle stands for, or than 2: nothing can match them.
+
+    Samples that carry a mode: (sum psi^2)^2 / sum psi^4. A mode of one outlying sample has an eigenvalue of all but 1
+    and the largest weight: a particle that comes near it outweighs all others, and the energy falls no further.
+    """
+    squares = made.vectors**2
+    carried = squares.sum(axis=0) ** 2 / (squares**2).sum(axis=0)
+    fewest = max(_CARRIED, len(squares) / max(n_particles, _CROWD))
+    kept = carried >= min(fewest, carried.max())
+    if not kept.all():
+        log.info("particles: %d of %d modes are of too few samples to be matched", (~kept).sum(), len(kept))
+    modes = {name: getattr(made, name)[..., kept] for name in ("eigenvalues", "vectors", "weights", "target")}
+    return made._replace(**modes)
 
 
 def _moved(made: Generator, started: np.ndarray, max_steps: int, threads: int | None) -> tuple[State, np.ndarray]:
@@ -165,12 +183,12 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
             cause = f"start has the shape {started.shape}, and must be finite points of {samples.shape[1]} components"
             raise BadInput(Problem("HW-PA-003", "start", cause, "give at least one point as the samples are"))
     started = settled(around, started, rng, threads)
-    found = nearest(samples, started, 1, threads)
-    far = np.flatnonzero(found.distances[:, 0] > np.quantile(around.spacing, _FRESH))
-    if len(far):  # there the velocity is all but 0
-        started[far] = drawn(around, found.names[far, 0], rng)
+    blocks = compute.blocks(len(started), _FEW)
+    alone = np.concatenate([(averages(made, started[part]) ** 2).sum(axis=1) > _ALONE for part in blocks])
+    if alone.any():  # there the velocity is all but 0
+        started[alone] = drawn(around, nearest(samples, started[alone], 1, threads).names[:, 0], rng)
         log.info(
-            "particles: %d of %d began too far from the samples, and are moved to the nearest", len(far), len(started)
+            "particles: %d of %d began where no samples are, and are moved to the nearest", alone.sum(), len(alone)
         )
     return started
 
