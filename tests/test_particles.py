@@ -237,6 +237,17 @@ def test_particles_that_leave_all_samples_behind_are_flagged_and_finite():
     assert found.flagged.tolist() == (found.distances > np.quantile(surroundings(samples).spacing, 0.99)).tolist()
 
 
+def test_a_mode_of_one_outlying_sample_stops_no_flow():
+    samples = np.concatenate([moons(300, 0), [[4.0, 4.0]]])
+    assert generator(samples).eigenvalues[0] > 0.999
+    found = hw.particles(samples, n_particles=300, start="gaussian")
+    assert found.eigenvalues[0] < 0.999
+    assert found.energy[-1] < 0.1 * found.energy[0]
+    # A group of many samples keeps its mode.
+    groups = hw.particles(np.concatenate([moons(100, 0), 9 + moons(50, 1)]), n_particles=90)
+    assert groups.eigenvalues[0] > 0.999
+
+
 def test_settling_takes_particles_to_a_curved_surface():
     samples, rng = circle(1000, 0, noise=0), np.random.default_rng(0)
     made = settled(surroundings(samples), 1.1 * samples[:200], rng)

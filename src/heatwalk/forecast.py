@@ -274,11 +274,10 @@ def _particles(size: Size, threads: int, memory: int | None, block_cells: int) -
 
     n, d, m = size.n_cells, size.dimension, size.n_particles
     operator, width = min(n, size.operator), width_of(n, d)
-    held = n * (24 * d + 28 * width) + 40 * operator**2 + 16 * m * operator + 8 * m * d * 6 + 1e8
+    # The operator is solved, then particles move.
+    held = n * (24 * d + 20 * width) + max(33 * operator**2, 14 * operator**2 + 16 * m * operator) + 48 * m * d + 3e7
     seconds, _, _, _ = _neighbors(size._replace(n_neighbors=width + 1, method="auto"), threads, memory, block_cells)
-    seconds += (
-        3e-10 * operator**3 + 4e-8 * m * operator * 30 + 2e-10 * m * n * (d + 40) + 2e-8 * (n + 3 * m) * d * width
-    )
+    seconds += 2.2e-10 * operator**3 + 3e-7 * m * operator + 2e-10 * m * n * (d + 40) + 1e-8 * (n + 3 * m) * d * width
     values = m * size.n_selected
     return 2 + seconds + 6e-8 * values, held, 8 * m * d + 8 * values, 0
 
@@ -288,8 +287,8 @@ def _generation_metrics(
 ) -> tuple[float, float, float, float]:
     n, d = size.n_cells, size.dimension
     count = min(size.most, size.n_particles, n // 20)
-    held = 12 * n * d + 120 * count**2 * threads + 1e8
-    return 2 + (size.pairs + 1) * 3e-6 * count**2 + 1e-10 * n * (n / 10 + size.n_particles) * (d + 40), held, 1e4, 0
+    held = 12 * n * d + 80 * count**2 * threads + 3e8  # what POT imports
+    return 2 + (size.pairs + 1) * 3.3e-6 * count**2 + 1e-10 * n * (n / 10 + size.n_particles) * (d + 40), held, 1e4, 0
 
 
 def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
