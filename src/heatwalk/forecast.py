@@ -274,8 +274,8 @@ def _particles(size: Size, threads: int, memory: int | None, block_cells: int) -
 
     n, d, m = size.n_cells, size.dimension, size.n_particles
     operator, width = min(n, size.operator), width_of(n, d)
-    # The operator is solved, then particles move.
-    held = n * (24 * d + 20 * width + 1000) + max(33 * operator**2, 14 * operator**2 + 16 * m * operator) + 48 * m * d + 3e7
+    solved, moved = 33 * operator**2, 14 * operator**2 + 16 * m * operator
+    held = n * (24 * d + 20 * width + 1000) + max(solved, moved) + 48 * m * d + 3e7
     seconds, _, _, _ = _neighbors(size._replace(n_neighbors=width + 1, method="auto"), threads, memory, block_cells)
     seconds += 2.2e-10 * operator**3 + 3e-7 * m * operator + 2e-10 * m * n * (d + 40) + 1e-8 * (n + 3 * m) * d * width
     values = m * size.n_selected
