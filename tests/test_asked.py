@@ -80,6 +80,28 @@ def test_the_command_looks_at_a_query_by_its_name(folder):
     assert CliRunner().invoke(cli.main, ["validate", "toy"]).output == "toy: no problems\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"condition": "type=1", "start": "time=min"}, []),
+        (
+            {"condition": "type=9"},
+            ["HW-PA-008 particles: condition: no cell has 'type=9'; use one of its values: 0, 1, 2"],
+        ),
+        (
+            {"condition": "day=1", "start": "type=x"},
+            ["HW-PA-008 particles: condition: there is no column 'day'", "HW-PA-009"],
+        ),
+    ],
+)
+def test_a_condition_that_no_cell_meets_is_said_before_anything_runs(folder, options, said):
+    (folder / "config" / "datasets.tsv").write_text("name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\tparticles\n")
+    plan = Plan({"particles": options, "datasets": str(folder / "config" / "datasets.tsv")}, ROOT)
+    found = [str(problem) for problem in asked.problems(plan, "toy", folder / "results")]
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+
+
 def test_items_of_another_shape_are_refused(folder):
     for name, shape in (("toy", (20, 4, 3)), ("new", (20, 3, 4))):
         np.savez(folder / "config" / f"{name}.npz", X=np.ones(shape))

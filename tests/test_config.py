@@ -281,6 +281,45 @@ def test_pseudotime_is_made_from_the_map_there_is(tmp_path, map_, used):
     assert config.depends("pseudotime", plan.datasets["a"]) == ("cells", "affinity", used)
 
 
+@pytest.mark.parametrize(
+    ("stages", "wanted", "shown"),
+    [
+        ("particles,report", {"particles"}, ("particles",)),
+        ("generation_metrics,report", {"particles", "generation_metrics"}, ("particles", "generation_metrics")),
+        ("report", set(), ()),
+    ],
+)
+def test_new_cells_are_made_and_shown_where_a_dataset_asks_for_them(tmp_path, stages, wanted, shown):
+    plan, new = planned(tmp_path, f"a\ta.h5ad\tcounts\t\t{stages}", {}), {"particles", "generation_metrics"}
+    assert new & set(plan.wanted("a")) == wanted
+    made_from = config.depends("report", plan.datasets["a"])
+    assert tuple(stage for stage in made_from if stage in new) == shown
+    assert not new & set(config.depends("atlas", plan.datasets["a"]))
+    assert config.depends("generation_metrics", plan.datasets["a"]) == ("cells", "pca", "particles")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": {"holdout": 0}}, r"HW-CF-019 .*cells: holdout is 0.*; set overrides: \{a: \{cells: \{holdout: 0.1"),
+        ({"particles": {"decode": True}, "pca": {"use_rep": "X_scVI"}}, r"HW-CF-020 .*'X_scVI' has no loadings"),
+        ({"particles": {"condition": "day"}}, r"HW-CF-002 .*particles: condition: .*; write column=value"),
+        (
+            {"particles": {"start": "anywhere"}},
+            r"HW-CF-002 .*particles: start: .*; write samples, gaussian, or column=",
+        ),
+    ],
+)
+def test_new_cells_that_cannot_be_are_refused(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        planned(tmp_path, "a\ta.h5ad\tcounts\t\tgeneration_metrics", changes)
+
+
+def test_a_query_has_no_new_cells(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="HW-CF-013 .*a query has no particles"):
+        plan_of(tmp_path, monkeypatch, "known\tx\tcounts", "q\ty\tcounts\t\t\tknown\tparticles,report")
+
+
 def test_pseudotime_without_roots_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"HW-CF-018 .*stages has pseudotime, and pseudotime: roots is empty; set overr"):
         planned(tmp_path, "a\ta.h5ad\tcounts\t\tpseudotime", {})

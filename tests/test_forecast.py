@@ -22,6 +22,8 @@ OPTIONS = {
     "neighbors": {"n_neighbors": 30},
     "diffusion_map": {"n_components": 15, "landmarks": 0},
     "deep_diffusion_map": {"prototypes": 384},
+    "particles": {"n_particles": 1000, "landmarks": 3000},
+    "generation_metrics": {"pairs": 10, "most": 1000},
 }
 
 
@@ -115,7 +117,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ("extension", "curvature", "pseudotime")]
+ASKED_FOR = ("extension", "curvature", "pseudotime", "particles", "generation_metrics")
+EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ASKED_FOR]
 EVERY += [("new", stage) for stage in ("cells", "pca", "extension", "atlas", "report")]
 
 
@@ -214,6 +217,34 @@ def test_what_was_measured_is_foreseen(stage, n_cells, seconds):
 def test_memory_that_affinity_took_is_foreseen(n_cells, memory):
     need = forecast.forecast("affinity", Size(n_cells, 50, 50 * n_cells), threads=2)
     assert need.memory == pytest.approx(memory * 1e6, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "n_cells", "operator", "seconds", "memory"),  # seconds of a busy machine, by its processor time
+    [
+        ("particles", 3000, 3000, 9, 461),
+        ("particles", 30_000, 3000, 15, 677),
+        ("particles", 30_000, 6000, 60, 1571),
+        ("particles", 150_000, 3000, 35, 1339),
+        ("generation_metrics", 3000, 3000, 4, 477),
+        ("generation_metrics", 30_000, 3000, 39, 627),
+        ("generation_metrics", 150_000, 3000, 47, 669),
+    ],
+)
+def test_what_new_cells_took_is_foreseen(stage, n_cells, operator, seconds, memory):
+    need = forecast.forecast(stage, Size(n_cells, 50, 50 * n_cells, operator=operator), threads=2)
+    assert need.memory == pytest.approx(memory * 1e6, rel=0.3)
+    assert seconds / 1.75 < need.seconds < seconds * 1.75
+
+
+def test_options_of_new_cells_count():
+    asked = {"particles": {"n_particles": 50, "landmarks": 400}, "generation_metrics": {"pairs": 2, "most": 30}}
+    size = forecast.of_source(source(), "points", {**OPTIONS, **asked})
+    assert (size.n_particles, size.operator, size.pairs, size.most, size.landmarks) == (50, 400, 2, 30, 0)
+    results = {"pca": {"coordinates": np.zeros((90, 12), np.float32)}}
+    size = forecast.of_results(results, {"n_particles": 50, "landmarks": 400, "start": "samples"})
+    assert (size.n_particles, size.operator, size.landmarks) == (50, 400, 0)
+    assert forecast.of_results(results, {"pairs": 2, "most": 30}).most == 30
 
 
 def test_how_neighbors_are_searched_is_foreseen():

@@ -1,12 +1,24 @@
 """generation_metrics: every measure against a known answer, and copies found."""
 
 import itertools
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import heatwalk as hw
-from heatwalk.generation_metrics import MEASURES, coverage_and_density, mmd, sinkhorn, two_sample, w2_squared
+from heatwalk.generation_metrics import (
+    MEASURES,
+    Labelled,
+    beside,
+    coverage_and_density,
+    mmd,
+    sinkhorn,
+    two_sample,
+    w2_squared,
+)
 
 
 def normal(n_points, seed, shift=0.0):
@@ -93,17 +105,51 @@ def test_worse_points_are_worse_by_every_distance():
 
 
 def test_labels_are_matched_beside_held_out_ones():
-    train, held = np.concatenate([normal(100, 0), normal(100, 1, 6)]), np.concatenate([normal(60, 2), normal(60, 3, 6)])
-    labels = {"train_labels": np.repeat(["a", "b"], 100), "held_out_labels": np.repeat(["a", "b"], 60)}
-    found = hw.generation_metrics(normal(60, 4, 6), train, held, label="b", pairs=1, most=30, **labels)
+    train, held = np.concatenate([normal(100, 0), normal(100, 1, 6)]), normal(60, 3, 6)
+    labels = {"kind": np.repeat(["a", "b"], 100), "day": np.arange(200)}
+    labelled = Labelled(train, labels, {"kind": np.repeat("b", 60)}, "kind")
+    found = hw.generation_metrics(normal(60, 4, 6), train[100:], held, labelled, pairs=2, most=30)
     assert value(found, "label_match") > 0.95
     assert found.floor[-1] > 0.95
-    assert (
-        value(hw.generation_metrics(normal(60, 4), train, held, label="b", pairs=1, most=30, **labels), "label_match")
-        < 0.05
-    )
-    with pytest.raises(hw.BadInput, match="HW-GM-003 label: no training point has the label 'c'"):
-        hw.generation_metrics(normal(60, 4), train, held, label="c", **labels)
+    assert list(found.labels["train"]) == [0.5, 0.5]
+    assert found.labels.loc["b", "generated"] == value(found, "label_match")
+    other = hw.generation_metrics(normal(60, 4), train[100:], held, labelled, label="kind", pairs=1, most=30)
+    assert value(other, "label_match") < 0.05
+    # Held-out points of several labels are no one label's.
+    mixed = labelled._replace(held_out={"kind": np.tile(["a", "b"], 30)})
+    assert np.isnan(value(hw.generation_metrics(normal(60, 4), train, held, mixed, pairs=1, most=30), "label_match"))
+    assert hw.generation_metrics(normal(60, 4), train, held, pairs=1, most=30).labels is None
+    with pytest.raises(hw.BadInput, match="HW-GM-003 label: there is no column 'sort' in obs; use one of: kind, day"):
+        hw.generation_metrics(normal(60, 4), train, held, labelled, label="sort")
+
+
+def test_threads_change_no_figure():
+    given = normal(150, 2), normal(300, 0), normal(150, 1)
+    first, second = (hw.generation_metrics(*given, pairs=3, seed=5, threads=threads) for threads in (1, 3))
+    for name in ("values", "floor", "floor_spread"):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+
+
+def stored(points, condition=""):
+    class Result(dict):
+        manifest: ClassVar = {"parameters": {"condition": condition}}
+
+    return Result(points=points)
+
+
+def test_real_points_of_the_condition_stand_beside_a_generator():
+    points, split = normal(200, 0), (np.arange(200) % 5 == 0).astype(np.uint8)
+    cells = SimpleNamespace(split=split, obs=pd.DataFrame({"day": np.arange(200) // 100}))
+    new = normal(50, 1)
+    given = beside({"cells": None, "pca": None, "any_generator": stored(new, "day=1")}, points, cells)
+    assert given[0] is new
+    np.testing.assert_array_equal(given[1], points[100:][split[100:] == 0])
+    np.testing.assert_array_equal(given[2], points[100:][split[100:] == 1])
+    assert given[3].column == "day"
+    assert value(hw.generation_metrics(*given, pairs=1), "label_match") < 0.9
+    assert [len(part) for part in beside({"any": stored(new)}, points, cells)[1:3]] == [160, 40]
+    with pytest.raises(hw.BadInput, match="HW-GM-005 cells: holdout: no cell is held out"):
+        beside({"any": stored(new)}, points, SimpleNamespace(split=np.zeros(200), obs=cells.obs))
 
 
 def test_bad_points():

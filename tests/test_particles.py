@@ -1,13 +1,18 @@
 """particles: the operator, the flow beside its literal formula and exact eigenfunctions, and what inputs may do."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.special import eval_hermitenorm, factorial
 from scipy.stats import norm
 
 import heatwalk as hw
+from heatwalk.decoding import decoded
 from heatwalk.inverse_generator import averages, force, generator, weights
+from heatwalk.likeness import concerns
 from heatwalk.particles import flow
 from heatwalk.surroundings import even, settled, surroundings
 
@@ -232,6 +237,20 @@ def test_particles_that_leave_all_samples_behind_are_flagged_and_finite():
     assert found.flagged.tolist() == (found.distances > np.quantile(surroundings(samples).spacing, 0.99)).tolist()
 
 
+def test_a_mode_of_one_outlying_sample_is_left_out_and_that_of_a_group_is_not():
+    samples = np.random.default_rng(0).normal(size=(300, 2))
+    far = generator(np.concatenate([samples, [[9.0, 9.0]]]))
+    assert far.eigenvalues[0] > 0.9999
+    found = hw.particles(np.concatenate([samples, [[9.0, 9.0]]]), n_particles=300, start="gaussian")
+    assert found.eigenvalues[0] < 0.99
+    assert found.energy[-1] < 0.1 * found.energy[0]
+    groups = hw.particles(np.concatenate([samples, samples[:50] + 9]), n_particles=90)
+    assert groups.eigenvalues[0] > 0.9999
+    # Thirty particles cannot stand for five of 305 samples.
+    few = hw.particles(np.concatenate([samples, samples[:5] + 9]), n_particles=30)
+    assert few.eigenvalues[0] < 0.99
+
+
 def test_settling_takes_particles_to_a_curved_surface():
     samples, rng = circle(1000, 0, noise=0), np.random.default_rng(0)
     made = settled(surroundings(samples), 1.1 * samples[:200], rng)
@@ -271,3 +290,101 @@ def test_bad_samples():
             hw.particles(samples)
     with pytest.raises(hw.BadInput, match="HW-PA-005 points: more than half of the distances"):
         hw.particles(np.eye(60)[:, :2] * 3 + 0.0)
+
+
+# ---- of cells ----
+
+
+@pytest.fixture(scope="module")
+def two_groups():
+    """Points of two groups, 60 apart, one in ten of each held out and shifted where no other is."""
+    rng = np.random.default_rng(0)
+    group, split = np.arange(400) % 2, (np.arange(400) // 2 % 10 == 0).astype(np.uint8)
+    points = rng.normal(size=(400, 3)) + np.array([60, 0, 0]) * group[:, None] + 200 * split[:, None]
+    obs = pd.DataFrame({"kind": np.array(["near", "far"])[group], "rare": [*"ab" * 5, *"c" * 390]})
+    cells = SimpleNamespace(split=split, obs=obs, indptr=None)
+    return points.astype(np.float32), cells
+
+
+def test_held_out_cells_are_no_samples(two_groups):
+    points, cells = two_groups
+    found = hw.particles(points, cells, n_particles=60)
+    assert found.points.max() < 100
+    assert (cells.split[found.nearest] == 0).all()
+    np.testing.assert_allclose(np.linalg.norm(points[found.nearest] - found.points, axis=1), found.distances, rtol=1e-5)
+    alone = hw.particles(points[cells.split == 0], n_particles=60)
+    np.testing.assert_array_equal(found.points, alone.points)
+
+
+def test_a_condition_chooses_the_samples_and_a_start_the_place(two_groups):
+    points, cells = two_groups
+    found = hw.particles(points, cells, n_particles=50, condition="kind=far")
+    assert (np.abs(found.points[:, 0] - 60) < 10).all()
+    assert set(cells.obs["kind"].iloc[found.nearest]) == {"far"}
+    start = np.random.default_rng(1).normal(size=(50, 3))
+    # What starts elsewhere is drawn to the samples, whatever the way that it is named.
+    for other in ("kind=near", start):
+        moved = hw.particles(points, cells, n_particles=50, condition="kind=far", start=other)
+        assert (np.abs(moved.points[:, 0] - 60) < 10).all()
+        assert not np.array_equal(moved.points, found.points)
+    stay = hw.particles(points, cells, n_particles=50, start="kind=near")
+    assert (stay.points[:, 0] < 10).all()
+
+
+def test_conditions_that_no_cell_or_too_few_meet(two_groups):
+    points, cells = two_groups
+    for options, message in (
+        ({"condition": "kind=here"}, "HW-PA-008 condition: no cell has 'kind=here'; use one of its values: far, near"),
+        ({"condition": "sort=far"}, "HW-PA-008 condition: there is no column 'sort' in obs; use a column of obs: kind"),
+        (
+            {"condition": "rare=a"},
+            "HW-PA-008 condition: 5 cells have 'rare=a', of which 4 are not held out; the fewest",
+        ),
+        ({"start": "rare=z"}, "HW-PA-009 start: no cell has 'rare=z'"),
+        ({"decode": True}, "HW-PA-010 decode: the representation has no loadings"),
+    ):
+        with pytest.raises(hw.BadInput, match=message):
+            hw.particles(points, cells, **options)
+    with pytest.raises(hw.BadInput, match="HW-PA-008 condition: .* none are given"):
+        hw.particles(points, condition="kind=far")
+    all_held_out = SimpleNamespace(split=np.ones(400), obs=cells.obs, indptr=None)
+    with pytest.raises(hw.BadInput, match="HW-PA-001"):
+        hw.particles(points, all_held_out)
+
+
+def test_decoding_leads_back_and_is_not_negative(two_groups):
+    points, cells = two_groups
+    rng = np.random.default_rng(0)
+    loadings = np.linalg.qr(rng.normal(size=(7, 3)))[0]
+    pca = SimpleNamespace(
+        loadings=loadings, means=rng.normal(size=7), scales=rng.uniform(1, 2, 7), variances=np.ones(3)
+    )
+    pca.total_variance = np.float64(4)
+    back = (decoded(points, pca) - pca.means) / pca.scales @ loadings
+    np.testing.assert_allclose(back, points, atol=1e-3)
+    for indptr, least in ((None, -np.inf), (np.zeros(1), 0)):
+        cells = SimpleNamespace(**{**vars(cells), "indptr": indptr})
+        found = hw.particles(points, cells, pca, n_particles=30)
+        wanted = np.maximum(found.points @ (loadings * pca.scales[:, None]).T + pca.means, least)
+        np.testing.assert_allclose(found.expression, wanted, rtol=1e-5, atol=1e-5)
+    assert hw.particles(points, cells, pca, n_particles=30, decode=False).expression is None
+    assert hw.particles(points, cells, n_particles=30).expression is None
+
+
+def test_the_report_warns_of_copies_and_of_what_left_the_data():
+    rows = [("coverage", 0.95, 0.96, 0, ""), ("memorisation", 0.08, 0.05, 0, ""), ("label_match", 0.9, 0.94, 0, "")]
+    shown = {"rows": rows, "flagged": 0.01, "condition": "kind=far"}
+    assert concerns(shown) == concerns(None) == concerns({**shown, "rows": []}) == []
+    for place, changed, said in (
+        (0, ("coverage", 0.7, 0.96, 0, ""), "Generated cells cover 70% of the held-out cells, real ones 96%."),
+        (1, ("memorisation", 0.3, 0.05, 0, ""), "30% of the generated cells are nearer to a sample than all but 5%"),
+        (
+            2,
+            ("label_match", 0.5, 0.94, 0, ""),
+            "50% of the generated cells are taken for kind=far, of held-out cells 94%",
+        ),
+    ):
+        (concern,) = concerns({**shown, "rows": [*rows[:place], changed, *rows[place + 1 :]]})
+        assert concern.text.startswith(said)
+    (concern,) = concerns({**shown, "flagged": 0.2})
+    assert concern.text == "20% of the generated cells left the data."

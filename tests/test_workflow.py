@@ -255,14 +255,16 @@ def test_a_network_alone_makes_the_map_and_places_a_query(both):
 
 
 ROOTS = "overrides: {toy: {pseudotime: {roots: [time=min]}}}\n"
+NEW = "particles: {n_particles: 150}\ngeneration_metrics: {pairs: 2, label: type}\n"
 
 
 @pytest.fixture(scope="module")
 def rooted(finished, tmp_path_factory):
-    """The finished run with roots and curvature added, what a dry run would do then, and the rest done."""
+    """The finished run with roots, curvature and new cells added, what a dry run would do then, and the rest done."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("roots") / "rooted", symlinks=True)
-    (folder / "config" / "config.yaml").write_text(OPTIONS + ROOTS)
-    rows = "name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\tcurvature,atlas,report\n"
+    (folder / "config" / "config.yaml").write_text(OPTIONS + ROOTS + NEW)
+    stages = "curvature,generation_metrics,atlas,report"
+    rows = f"name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\t{stages}\n"
     (folder / "config" / "datasets.tsv").write_text(rows)
     (folder / "planned").write_text(" ".join(jobs(folder)))
     done = heatwalk(folder, "run", "--cores", "2")
@@ -272,7 +274,8 @@ def rooted(finished, tmp_path_factory):
 
 def test_roots_and_stages_add_results_and_rerun_what_shows_them(rooted, finished):
     ran = set((rooted / "planned").read_text().split())
-    assert ran == {"toy/pseudotime", "toy/curvature", "toy/atlas", "toy/report"}
+    new = {"toy/particles", "toy/generation_metrics"}
+    assert ran == {"toy/pseudotime", "toy/curvature", "toy/atlas", "toy/report"} | new
     assert not (finished / "results" / "toy" / "pseudotime").exists()
     assert jobs(rooted) == set()
     assert heatwalk(rooted, "verify", "results").returncode == 0
@@ -321,6 +324,73 @@ def test_curvature_is_in_atlas_and_report(rooted, finished):
     assert f"<tr><td><bdi>{best}</bdi></td>" in shown
     assert f"what {found.chosen[1]} cells around each say" in shown
     assert 'id="curvature"' not in (finished / "results" / "toy" / "report" / "report.html").read_text()
+
+
+def test_new_cells_are_an_anndata_of_their_own_and_in_the_report(rooted):
+    results = rooted / "results" / "toy"
+    new, atlas = (anndata.read_h5ad(results / stage / f"{stage}.h5ad") for stage in ("particles", "atlas"))
+    cells, pca, made = (store.read(results / stage) for stage in ("cells", "pca", "particles"))
+    train = np.asarray(cells["split"][:]) == 0
+    found = heatwalk_library.particles(np.asarray(pca["coordinates"][:])[train], n_particles=150)
+    np.testing.assert_array_equal(new.obsm["X_pca"], found.points)
+    np.testing.assert_array_equal(new.obs["heatwalk_flagged"], found.flagged)
+    np.testing.assert_array_equal(new.obs["heatwalk_nearest"], atlas.obs_names[train][found.nearest])
+    assert not {"X_particles"} & set(atlas.obsm)
+    assert atlas.n_obs == 240
+    assert list(new.var_names) == list(atlas.var_names[atlas.var["heatwalk_selected"]])
+    values = pca["means"][:] + new.obsm["X_pca"] @ pca["loadings"][:].T
+    np.testing.assert_allclose(new.X, np.maximum(values, 0), atol=1e-5)
+    np.testing.assert_array_equal(new.X, made["expression"][:])
+    about = new.uns["heatwalk"]["generated"]
+    assert about["inputs"] == {stage: manifest(rooted, stage)["root"] for stage in ("cells", "pca")}
+    assert json.loads(about["parameters"])["n_particles"] == 150
+    assert 0 < about["share_of_variance"] < 1
+    page = (results / "report" / "report.html").read_text()
+    shown = page.partition('<section id="generated">')[2].partition("</section>")[0]
+    assert "150 new cells by particles, drawn like the 216 cells" in shown
+    assert '<tr><th scope="row">memorisation</th>' in shown
+    assert "Labels that cells are taken for" in shown
+    assert len(re.findall("<tr><td><bdi>[012]</bdi></td>", shown)) == 3
+
+
+def test_new_cells_are_the_same_on_one_thread(rooted, tmp_path):
+    folder = shutil.copytree(rooted, tmp_path / "one", symlinks=True)
+    target = "results/toy/generation_metrics/manifest.json"
+    before = {stage: manifest(folder, stage)["root"] for stage in ("particles", "generation_metrics")}
+    for stage in before:
+        shutil.rmtree(folder / "results" / "toy" / stage)
+    done = heatwalk(folder, "run", "--cores", "1", target)
+    assert done.returncode == 0, done.stderr
+    assert {stage: manifest(folder, stage)["root"] for stage in before} == before
+
+
+def test_new_cells_of_a_condition_and_too_few_to_compare_them_with(rooted, tmp_path):
+    folder = shutil.copytree(rooted, tmp_path / "condition", symlinks=True)
+    before = manifest(folder, "generation_metrics")
+    (folder / "more.yaml").write_text("particles: {n_particles: 60, condition: type=1, start: type=0, decode: false}\n")
+    files = ("--configfile", "more.yaml")
+    assert jobs(folder, *files) == {"toy/particles", "toy/generation_metrics", "toy/report"}
+    done = heatwalk(folder, "run", "--cores", "2", *files)
+    assert done.returncode == 2
+    assert re.search(r"HW-GM-001 .*held_out: points of shape \(\d+, 10\) are fewer than 20", done.stderr)
+    assert manifest(folder, "generation_metrics") == before
+    new = anndata.read_h5ad(folder / "results" / "toy" / "particles" / "particles.h5ad")
+    assert new.X is None
+    assert list(new.obs["type"]) == ["1"] * 60
+    known = anndata.read_h5ad(folder / "results" / "toy" / "atlas" / "atlas.h5ad").obs
+    assert set(known.loc[new.obs["heatwalk_nearest"], "type"]) == {"1"}
+    assert set(known.loc[new.obs["heatwalk_nearest"], "heatwalk_split"]) == {"train"}
+
+
+def test_a_condition_that_no_cell_meets_ends_with_2_and_the_old_result_stands(rooted, tmp_path):
+    folder = shutil.copytree(rooted, tmp_path / "bad", symlinks=True)
+    before = manifest(folder, "particles")
+    (folder / "bad.yaml").write_text("particles: {condition: type=9}\n")
+    done = heatwalk(folder, "run", "--cores", "1", "--configfile", "bad.yaml")
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert "HW-PA-008 results/toy/particles: condition: no cell has 'type=9'; use one of its values: 0, 1, 2" in line
+    assert manifest(folder, "particles") == before
 
 
 def test_a_root_that_is_not_there_ends_with_2_and_the_old_result_stands(rooted, tmp_path):

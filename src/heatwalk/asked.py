@@ -1,4 +1,4 @@
-"""What is wrong with a query beside its reference, by their sources, before anything runs."""
+"""What is wrong with a query beside its reference, or with a condition, by their sources, before anything runs."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from heatwalk import store
+from heatwalk.condition import matching
 from heatwalk.config import Plan, memory_bytes
 from heatwalk.errors import BadInput, Problem
 from heatwalk.extension import coded
@@ -18,17 +19,30 @@ _SPARSE = ("counts", "logged")
 def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
     """Features that the reference has and the query has not, and columns of `transfer` that hold no labels.
 
+    Of a dataset with particles, a condition or a start that no cell meets.
     Which genes the reference selects is known once its cells stand in `results`; before, a query of counts or logged
     values is refused only where it shares no gene at all. The query's own source is taken to be sound.
     """
     row = plan.datasets[name]
     if not row.reference:
-        return []
+        return _conditions(plan, name) if "particles" in plan.wanted(name) else []
     try:
         with opened(plan, name) as new, opened(plan, row.reference) as known:
             return _beside(plan, name, new, known, results / row.reference / "cells")
     except BadInput as error:  # of the reference's source
         return list(error.problems)
+
+
+def _conditions(plan: Plan, name: str) -> list[Problem]:
+    found, options = [], plan.options(name, "particles")
+    with opened(plan, name) as source:
+        for option, code in (("condition", "HW-PA-008"), ("start", "HW-PA-009")):
+            if "=" in options[option]:
+                try:
+                    matching(source.obs, options[option], code, f"particles: {option}")
+                except BadInput as error:
+                    found += error.problems
+    return found
 
 
 def opened(plan: Plan, name: str) -> Input:

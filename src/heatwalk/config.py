@@ -12,6 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.schema import GENERATORS
 
 DEPENDS = {
     "cells": (),
@@ -22,6 +23,8 @@ DEPENDS = {
     "deep_diffusion_map": ("pca", "affinity"),
     "curvature": ("cells", "pca", "affinity"),
     "pseudotime": ("cells", "affinity"),
+    "particles": ("cells", "pca"),
+    "generation_metrics": ("cells", "pca"),
     "extension": (),
     "atlas": ("cells", "pca", "neighbors", "affinity"),
     "report": ("cells", "pca", "neighbors", "affinity", "atlas"),
@@ -59,6 +62,8 @@ SEEDED = (
     "diffusion_map",
     "deep_diffusion_map",
     "curvature",
+    "particles",
+    "generation_metrics",
     "extension",
 )  # stages that draw random numbers
 SCHEDULED = (
@@ -118,8 +123,14 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
         return _OF_A_QUERY[stage]
     if stage in _OPTIONAL:
         return DEPENDS[stage] + MAPS[row.map][:1]
-    optional = tuple(name for name in _OPTIONAL if name in row.stages)
-    return DEPENDS[stage] + (MAPS[row.map] + optional if stage in _SHOW_THE_MAP else ())
+    generator = next((name for name in GENERATORS if name in row.stages), GENERATORS[0])
+    if stage == "generation_metrics":
+        return (*DEPENDS[stage], generator)
+    shown = tuple(name for name in _OPTIONAL if name in row.stages)
+    if stage == "report":  # new cells are on no atlas's cell axis
+        measured = "generation_metrics" in row.stages
+        shown += (generator, "generation_metrics") if measured else (generator,) if generator in row.stages else ()
+    return DEPENDS[stage] + (MAPS[row.map] + shown if stage in _SHOW_THE_MAP else ())
 
 
 def needed(row: Dataset) -> list[str]:
@@ -309,6 +320,14 @@ class Plan:
             cause = "stages has pseudotime, and pseudotime: roots is empty"
             remedy = f"set overrides: {{{row.name}: {{pseudotime: {{roots: [NAME OF A CELL]}}}}}}, or remove the stage"
             problems.append(Problem("HW-CF-018", where, cause, remedy))
+        if "generation_metrics" in needed(row) and not self.options(row.name, "cells")["holdout"]:
+            cause = "stages has generation_metrics, and cells: holdout is 0: nothing tells new cells from copies"
+            remedy = f"set overrides: {{{row.name}: {{cells: {{holdout: 0.1}}}}}}, or remove the stage"
+            problems.append(Problem("HW-CF-019", where, cause, remedy))
+        particles, use_rep = self.options(row.name, "particles"), self.options(row.name, "pca")["use_rep"]
+        if "particles" in needed(row) and particles["decode"] is True and use_rep:
+            cause = f"particles: decode is true, and pca: use_rep {use_rep!r} has no loadings to decode by"
+            problems.append(Problem("HW-CF-020", where, cause, "set particles: decode to auto, or use_rep to ''"))
         if row.map == "neural" and self.options(row.name, "atlas")["scanpy_export"]:
             cause = "atlas: scanpy_export needs eigenvectors, and map is neural"
             remedy = f"set map to both, or overrides: {{{row.name}: {{atlas: {{scanpy_export: false}}}}}}"

@@ -139,7 +139,7 @@ def _chunks(dimensions: tuple[str, ...], shape: tuple[int, ...], dtype, block_ce
     """Chunks along the first dimension only; rows are halved, so that blocks stay aligned, until a chunk is bounded."""
     if not shape:
         return ()
-    first = {"edge": _EDGE_CHUNK, "gene_edge": _EDGE_CHUNK, "cell": block_cells, "row": block_cells}
+    first = {"edge": _EDGE_CHUNK, "gene_edge": _EDGE_CHUNK} | dict.fromkeys(("cell", "row", "particle"), block_cells)
     rows = first.get(dimensions[0], max(shape[0], 1))
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     while rows % 2 == 0 and rows * row_bytes > _LARGEST_CHUNK_BYTES:

@@ -15,7 +15,10 @@ _PROCESS = 165e6  # bytes of a stage that has read nothing
 _START = 1.0  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
-_PARALLEL = ("neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime", "extension")
+_PARALLEL = (
+    "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime", "particles",
+    "generation_metrics", "extension",
+)  # fmt: skip
 _SCHEDULED = ("neighbors", "affinity", "diffusion_map", "curvature", "extension")
 _WORKER = 180e6  # bytes of a worker process
 _WORKER_STARTS = 2.0  # seconds
@@ -39,6 +42,10 @@ class Size(NamedTuple):
     landmarks: int = 0
     prototypes: int = 384
     n_reference: int = 0  # cells of a query's reference
+    n_particles: int = 1000
+    operator: int = 3000  # samples that the particles' operator is made of
+    pairs: int = 10  # of generation_metrics, as the next one
+    most: int = 1000
     method: str = "auto"  # of neighbors, as the next one
     min_recall: float = 0.99
     device: str = "cpu"
@@ -73,7 +80,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
     dimension = n_columns if passes else auto if pca["n_components"] == "auto" else pca["n_components"]
     if pca["use_rep"] in source.obsm:
         passes, dimension = True, source.obsm[pca["use_rep"]].shape[1]
-    n_modes = options["diffusion_map"]["n_components"]
+    n_modes, particles = options["diffusion_map"]["n_components"], options["particles"]
     return Size(
         n_cells,
         n_columns,
@@ -85,6 +92,9 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         n_modes=50 if n_modes == "auto" else n_modes,
         landmarks=options["diffusion_map"]["landmarks"],
         prototypes=options["deep_diffusion_map"]["prototypes"],
+        n_particles=particles["n_particles"],
+        operator=particles["landmarks"],
+        **{name: options["generation_metrics"][name] for name in ("pairs", "most")},
         **{name: value for name, value in options["neighbors"].items() if name in ("method", "min_recall")},
     )
 
@@ -125,9 +135,14 @@ def of_results(
         ("n_components", "n_modes"),
         ("landmarks", "landmarks"),
         ("prototypes", "prototypes"),
+        ("n_particles", "n_particles"),
+        ("pairs", "pairs"),
+        ("most", "most"),
     ):
         if isinstance(options.get(name), int):
             size[field] = options[name]
+    if "n_particles" in options:
+        size["operator"] = size.pop("landmarks")
     if "affinity" in results and options.get("n_components") == "auto":
         size["n_modes"] = 50
     size |= {name: options[name] for name in ("method", "min_recall") if size and name in options}
@@ -254,6 +269,28 @@ def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) 
     return 4 + 1.3e-8 * size.n_stored * variables + 2e-5 * n, held, 10 * n + 26 * size.n_columns * variables, 0
 
 
+def _particles(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    from heatwalk.surroundings import width_of
+
+    n, d, m = size.n_cells, size.dimension, size.n_particles
+    operator, width = min(n, size.operator), width_of(n, d)
+    solved, moved = 33 * operator**2, 14 * operator**2 + 16 * m * operator
+    held = n * (24 * d + 20 * width + 1000) + max(solved, moved) + 48 * m * d + 3e7
+    seconds, _, _, _ = _neighbors(size._replace(n_neighbors=width + 1, method="auto"), threads, memory, block_cells)
+    seconds += 2.2e-10 * operator**3 + 3e-7 * m * operator + 2e-10 * m * n * (d + 40) + 1e-8 * (n + 3 * m) * d * width
+    values = m * size.n_selected
+    return 2 + seconds + 6e-8 * values, held, 8 * m * d + 8 * values, 0
+
+
+def _generation_metrics(
+    size: Size, threads: int, memory: int | None, block_cells: int
+) -> tuple[float, float, float, float]:
+    n, d = size.n_cells, size.dimension
+    count = min(size.most, size.n_particles, n // 20)
+    held = 12 * n * d + 80 * count**2 * threads + 3e8  # what POT imports
+    return 2 + (size.pairs + 1) * 3.3e-6 * count**2 + 1e-10 * n * (n / 10 + size.n_particles) * (d + 40), held, 1e4, 0
+
+
 def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     n, row, placed = size.n_reference, size.dimension * size.value_bytes, min(size.n_cells, _PLACED)
     gathered = n * row + 4e7 if n <= 20_000 else min(2.0**28, 2 * n * row) + 10e6 * threads
@@ -281,6 +318,8 @@ _STAGES: Mapping = {
     "deep_diffusion_map": _deep_diffusion_map,
     "curvature": _curvature,
     "pseudotime": _pseudotime,
+    "particles": _particles,
+    "generation_metrics": _generation_metrics,
     "extension": _extension,
     "atlas": _atlas,
     "report": _report,

@@ -1,17 +1,22 @@
 """generation_metrics: how good new points are beside held-out ones, and whether they are copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk.errors import BadInput, Problem
+from heatwalk import compute
+from heatwalk.condition import column_of, matching
+from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.progress import log, track
 from heatwalk.surroundings import nearest
 
 _BLUR = 0.05  # of the median distance within the target
 _CLOSE = 0.05  # quantile of the held-out points' distances to the training points
-_ITERATIONS = 10_000
-_TOLERANCE = 1e-7
+_NEAREST = 15  # labelled points that say what a point is taken for
+_LABELS = 1000
+_ROUNDS = 200  # of 50 updates
+_TOLERANCE = 1e-4  # of the mass of a point
 
 MEASURES = (
     "sinkhorn",
@@ -30,22 +35,53 @@ class GenerationMetrics(NamedTuple):
     values: Any  # (measure,) float64, in the order of MEASURES; NaN where it does not apply
     floor: Any  # (measure,) float64, mean of fresh points against fresh points
     floor_spread: Any  # (measure,) float64, its standard deviation over pairs
-    n_compared: int  # points of either side
+    n_compared: Any  # int64, points of either side
+    labels: Any = None  # (label,) table: train, generated, held_out, each a share; where there are labels
+
+
+class Labelled(NamedTuple):
+    """What a classifier of labels learns from, and what it is held beside."""
+
+    points: Any  # (point, component) training points, of every label
+    labels: Any  # column -> (point,) label of each
+    held_out: Any  # column -> label of the held-out points that generated ones are compared with
+    column: str = ""  # of the labels, where none is named
+
+
+def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
+    """What a generator gave, and the real points of its condition: the arguments of `generation_metrics`.
+
+    results: stage -> result, of which one is neither `cells` nor `pca`: any generator's, with `points` and in its
+    parameters the `condition` that it was asked for.
+    """
+    (made,) = (result for stage, result in results.items() if stage not in ("cells", "pca"))
+    condition = made.manifest["parameters"].get("condition", "")
+    points, train, obs = np.asarray(coordinates[:]), np.asarray(cells.split[:]) == 0, cells.obs
+    own = np.ones(len(train), bool)
+    if condition:
+        own = np.isin(np.arange(len(train)), matching(obs, condition, "HW-GM-003", "condition"))
+    if train.all():
+        cause = "no cell is held out: nothing can tell new cells from copies"
+        raise BadInput(Problem("HW-GM-005", "cells: holdout", cause, "set it to 0.1, or leave generation_metrics out"))
+    column = column_of(obs, condition) or ""
+    labelled = Labelled(points[train], obs[train], obs[own & ~train], column)
+    return made["points"], points[own & train], points[own & ~train], labelled
 
 
 def generation_metrics(
     generated,
     train,
     held_out,
+    labelled: Labelled | None = None,
+    fresh: Callable | None = None,
     *,
-    label: Any = None,
-    train_labels: Any = None,
-    held_out_labels: Any = None,
+    label: str = "",
     pairs: int = 10,
     neighbors: int = 5,
     most: int = 1000,
-    fresh: Callable | None = None,
     seed: int = 0,
+    threads: int | None = None,
+    out: MutableMapping | None = None,
 ) -> GenerationMetrics:
     """Distances, coverage and copies of generated points, each beside the same figure of real points.
 
@@ -55,40 +91,48 @@ def generation_metrics(
     coverage: share of held-out points with a generated one within the distance to their `neighbors`-th held-out one;
     density: how many such balls hold a generated point, over `neighbors`. off_manifold: root mean square distance to
     the nearest training point over that of held-out points. memorisation: share nearer to a training point than the
-    held-out points' 5% quantile; .05 is expected, of copies 1. label_match: share that 15 nearest training points
-    take for `label`; floor: of held-out points with that label.
+    held-out points' 5% quantile; .05 is expected, of copies 1. label_match: share that 15 nearest labelled points
+    take for the one label of all held-out points; floor: of the held-out points. label: its column, "" for that of
+    `labelled`.
     Both sides have as many points, at most `most`. floor: `fresh(count)` against `fresh(count)`, or where there is no
-    such function halves of the held-out points, `pairs` times.
-    Raises BadInput for fewer than 20 points on a side, points that are not finite, or a label nobody has.
+    such function halves of the held-out points, `pairs` times. Any number of threads gives the same figures.
+    Raises BadInput for fewer than 20 points on a side, points that are not finite, or a column that is not there.
     Sources: Feydy et al. (2019), Gretton et al. (2012), Schilling (1986), Naeem et al. (2020).
     """
+    out = {} if out is None else out
     generated, train, held_out = (_table(*given) for given in _named(generated, train, held_out))
     if pairs < 1 or not 1 <= neighbors < 10:
         cause = f"pairs {pairs} and neighbors {neighbors} are not at least 1 and between 1 and 9"
         raise BadInput(Problem("HW-GM-002", "generation_metrics", cause, "use 10 pairs and 5 neighbors"))
     rng = np.random.default_rng([seed, 12])
     count = min(len(generated), len(held_out) if fresh else len(held_out) // 2, most)
-    close = _closeness(train, held_out)
-    matches = _matcher(label, train, train_labels)
-
-    def measured(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-        return np.array([*_compared(points, target, neighbors), *close(points), matches(points)])
-
-    values = measured(_some(generated, count, rng), _some(held_out, count, rng))
-    # Single points are counted over all of them.
-    values[6:] = [*close(generated), matches(generated)]
-    floor = []
+    sides = [(_some(generated, count, rng), _some(held_out, count, rng))]
     for _ in range(pairs):
         both = fresh(2 * count) if fresh else held_out[rng.permutation(len(held_out))[: 2 * count]]
-        floor.append(measured(both[:count], both[count:]))
-    floor = np.array(floor)
-    if label is not None:
-        known = held_out[np.asarray(held_out_labels) == label] if held_out_labels is not None else held_out[:0]
-        if not len(known):
-            cause = f"no held-out point has the label {label!r}"
-            raise BadInput(Problem("HW-GM-003", "label", cause, "name one that some have"))
-        floor[:, -1] = matches(known)
-    return GenerationMetrics(values, floor.mean(axis=0), floor.std(axis=0), count)
+        sides.append((both[:count], both[count:]))
+
+    with compute.one_blas_thread():
+        close = _closeness(train, held_out, threads)
+        compared = compute.in_order(lambda pair: _compared(*pair, neighbors), sides, threads)
+        compared = list(track(compared, "generation_metrics: pairs", len(sides)))
+        singles = [(*close(points), np.nan) for points in (generated, *(first for first, _ in sides[1:]))]
+        if labelled is not None and (label or labelled.column):
+            out["labels"], match = _labels(labelled, label or labelled.column, generated, held_out, threads)
+            singles = [(*single[:2], match[place > 0]) for place, single in enumerate(singles)]
+    figures = np.array([[*pair, *single] for pair, single in zip(compared, singles, strict=True)])
+    _tell(figures)
+    out["values"], out["floor"], out["floor_spread"] = (
+        figures[0],
+        figures[1:].mean(axis=0),
+        (figures[1:] - figures[1]).std(axis=0),
+    )
+    out["n_compared"] = np.int64(count)
+    return GenerationMetrics(**{name: out[name] for name in GenerationMetrics._fields if name in out})
+
+
+def _tell(figures: np.ndarray) -> None:
+    for name, value, floor in zip(MEASURES, figures[0], figures[1:].mean(axis=0), strict=True):
+        log.info("generation_metrics: %s %.4g, of real points %.4g", name, value, floor)
 
 
 def sinkhorn(first: np.ndarray, second: np.ndarray, blur: float) -> float:
@@ -142,49 +186,71 @@ def _compared(points: np.ndarray, target: np.ndarray, neighbors: int) -> list[fl
     ]
 
 
-def _closeness(train: np.ndarray, held_out: np.ndarray) -> Callable:
+def _closeness(train: np.ndarray, held_out: np.ndarray, threads: int | None) -> Callable:
     """A function of points: their distance to training points beside the held-out ones', and the share of copies."""
-    expected = nearest(train, held_out, 1).distances[:, 0]
+    expected = nearest(train, held_out, 1, threads).distances[:, 0]
     bound, typical = np.quantile(expected, _CLOSE), np.sqrt((expected**2).mean())
 
     def close(points: np.ndarray) -> tuple[float, float]:
-        found = nearest(train, points, 1).distances[:, 0]
+        found = nearest(train, points, 1, threads).distances[:, 0]
         return float(np.sqrt((found**2).mean()) / typical) if typical > 0 else np.nan, float((found < bound).mean())
 
     return close
 
 
-def _matcher(label: Any, train: np.ndarray, labels: Any) -> Callable:
-    if label is None:
-        return lambda points: np.nan
-    known = None if labels is None else np.asarray(labels) == label
-    if known is None or len(known) != len(train) or not known.any():
-        cause = f"no training point has the label {label!r}"
-        raise BadInput(Problem("HW-GM-003", "label", cause, "give train_labels, and name one that some have"))
-    names, place = np.unique(np.asarray(labels), return_inverse=True)
-    width, number = min(15, len(train)), int(np.flatnonzero(names == label)[0])
+def _labels(labelled: Labelled, column: str, generated: np.ndarray, held_out: np.ndarray, threads: int | None):
+    """Table of labels, and the shares of generated and held-out points taken for the one that the latter have."""
+    import pandas
 
-    def matches(points: np.ndarray) -> float:
-        votes = place[nearest(train, points, width).names]
+    if column not in labelled.labels:
+        remedy = f"use one of: {first_few(labelled.labels) or 'there is none'}"
+        raise BadInput(Problem("HW-GM-003", "label", f"there is no column {column!r} in obs", remedy))
+    known = pandas.Series(np.asarray(labelled.labels[column])).astype("string").fillna("")
+    place, names = known.factorize(sort=True)
+    if len(names) > _LABELS:
+        cause = f"{column!r} has {len(names)} different values, more than {_LABELS}"
+        raise BadInput(Problem("HW-GM-003", "label", cause, "name a column of labels"))
+    own = pandas.Series(np.asarray(labelled.held_out[column])).astype("string").fillna("").unique()
+    train = _table(labelled.points, "train")
+    width, shares = min(_NEAREST, len(train)), {"train": np.bincount(place, minlength=len(names)) / len(place)}
+    for kind, points in {"generated": generated, "held_out": held_out}.items():
+        votes = place[nearest(train, points, width, threads).names]
         counts = np.stack([(votes == name).sum(axis=1) for name in range(len(names))], axis=1)
-        return float((counts.argmax(axis=1) == number).mean())
-
-    return matches
+        shares[kind] = np.bincount(counts.argmax(axis=1), minlength=len(names)) / len(points)
+    table = pandas.DataFrame(shares, index=pandas.Index(names.astype(str), name="label"))
+    wanted = own[0] if len(own) == 1 else None
+    match = [float(table[kind].get(wanted, np.nan)) for kind in ("generated", "held_out")]
+    return table, match
 
 
 def _entropic(first: np.ndarray, second: np.ndarray, blur: float) -> float:
-    """min <P, C> + 2 blur^2 KL(P | a x b), from the dual potentials."""
-    import ot
+    """min <P, C> + eps KL(P | a x b), eps = 2 blur^2, by its dual <a, f> + <b, g>, which errs by squares of errors.
+
+    eps is halved from the largest cost on, in logarithms, so that nothing underflows; then potentials are scaled by
+    matrix products and taken into the kernel every 50 updates.
+    """
+    from scipy.special import logsumexp
 
     if not blur > 0:
         raise BadInput(Problem("HW-GM-004", "held_out", "more than half of the points are equal", "remove duplicates"))
-    costs, strength = _squares(first, second), 2 * blur**2
-    a, b = (np.full(len(side), 1 / len(side)) for side in (first, second))
-    options = {"method": "sinkhorn_stabilized", "numItermax": _ITERATIONS, "stopThr": _TOLERANCE, "warn": False}
-    plan = ot.sinkhorn(a, b, costs, strength, **options)
-    positive = plan > 0
-    entropy = (plan[positive] * np.log(plan[positive] / (a[0] * b[0]))).sum()
-    return float((plan * costs).sum() + strength * (entropy - plan.sum() + 1))
+    costs, least = _squares(first, second), 2 * blur**2
+    (n, m), eps = costs.shape, max(float(costs.max()), least)
+    f, g = np.zeros((n, 1)), np.zeros(m)
+    while True:
+        f = -eps * (logsumexp((g - costs) / eps, axis=1, keepdims=True) - np.log(m))
+        g = -eps * (logsumexp((f - costs) / eps, axis=0) - np.log(n))
+        if eps == least:
+            break
+        eps = max(eps / 2, least)
+    for _ in range(_ROUNDS):
+        kernel, u, v = np.exp((f + g - costs) / eps), np.ones(n), np.ones(m)
+        for _ in range(50):
+            u = m / (kernel @ v)
+            v = n / (u @ kernel)
+        f, g = f + eps * np.log(u)[:, None], g + eps * np.log(v)
+        if np.abs(u * (kernel @ v) / m - 1).mean() < _TOLERANCE:
+            break
+    return float(f.mean() + g.mean())
 
 
 def _named(generated, train, held_out):
@@ -195,7 +261,8 @@ def _table(points, name: str) -> np.ndarray:
     points = np.asarray(points[:], np.float64)
     if points.ndim != 2 or len(points) < 20 or not np.isfinite(points).all():
         cause = f"points of shape {points.shape} are fewer than 20, no table, or not finite"
-        raise BadInput(Problem("HW-GM-001", name, cause, "give 20 finite points or more"))
+        remedy = "give 20 finite points or more: a condition that more cells meet, a larger cells: holdout"
+        raise BadInput(Problem("HW-GM-001", name, cause, remedy))
     return points
 
 

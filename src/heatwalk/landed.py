@@ -60,7 +60,7 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
             "t": _time(results, reference),
             "elsewhere": int((component > 0).sum()),
         },
-        **dict.fromkeys(("spectrum", "network", "course", "bend", "graph", "representation")),
+        **dict.fromkeys(("spectrum", "network", "course", "bend", "made", "graph", "representation")),
         "cells": cells,
         "stages": page.stages(results),
         "totals": page.totals(results),

@@ -12,7 +12,7 @@ from heatwalk.pictures import number
 
 _STAGES = (
     "cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime",
-    "extension", "atlas",
+    "particles", "generation_metrics", "extension", "atlas",
 )  # fmt: skip
 
 

@@ -1,19 +1,24 @@
 """particles: new points from samples without training, moved by the inverse generator of their diffusion map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import compute
+from heatwalk import arrays, compute
+from heatwalk.condition import matching
+from heatwalk.decoding import decoded, explained
 from heatwalk.errors import BadInput, Problem
-from heatwalk.inverse_generator import Generator, force, generator
-from heatwalk.progress import log
-from heatwalk.surroundings import drawn, even, nearest, settled, surroundings
+from heatwalk.inverse_generator import Generator, averages, force, generator
+from heatwalk.progress import log, track
+from heatwalk.surroundings import Surroundings, drawn, even, nearest, settled, surroundings
 
 _AT_REST = 0.01  # of a bandwidth: the root mean square of a step at which particles stand still
 _SMALLEST_STEP = 1e-3  # of time, when the energy falls no further
+_FEWEST = 8  # samples
+_CARRIED, _CROWD = 2, 50  # samples that carry a mode; particles from which on their number counts for that
+_ALONE, _FEW = 0.95, 1024  # sum of squares of averages over one sample all but alone; particles looked at at a time
 _FRESH = 0.99  # of samples that lie as near to another one: a particle farther off has left the data
 
 
@@ -21,10 +26,11 @@ class Particles(NamedTuple):
     points: Any  # (particle, component) float64
     flagged: Any  # (particle,) bool, it left the data
     distances: Any  # (particle,) float64, to the nearest sample
-    nearest: Any  # (particle,) int64, that sample
+    nearest: Any  # (particle,) int64, that sample: a row of the points given
     energy: Any  # (step,) float64
     eigenvalues: Any  # (mode,) float64, of the operator, without the trivial 1
-    bandwidth: float
+    bandwidth: Any  # float64
+    expression: Any = None  # (particle, gene) float32, where decoded
 
 
 class State(NamedTuple):
@@ -70,9 +76,13 @@ def flow(made: Generator, threads: int | None = None) -> tuple[Callable, Callabl
 
 def particles(
     points,
+    cells=None,
+    pca=None,
     *,
     n_particles: int = 1000,
+    condition: str = "",
     start: Any = "samples",
+    decode: bool | str = "auto",
     bandwidth: float | str = "auto",
     effective_samples: float = 20.0,
     modes: int | str = "auto",
@@ -80,76 +90,177 @@ def particles(
     max_steps: int = 100,
     seed: int = 0,
     threads: int | None = None,
+    out: MutableMapping | None = None,
 ) -> Particles:
     """New points distributed as the samples are: particles that flow until their means of all modes are the samples'.
 
-    points: (sample, component), the training samples. start: "samples", a Gaussian of the neighbours of evenly chosen
-    samples, so that every region has its share from the beginning; "gaussian", the mean and covariance of all; or
-    (particle, component) points. Flow: `flow`, by the operator of `generator` on up to `landmarks` evenly chosen
-    samples, until a step moves particles by less than .01 bandwidths, the energy falls no further, or `max_steps`.
-    Then `settled`: nothing in the flow contracts normal to a thin surface. Mass does not cross wide gaps between
-    groups of samples: their shares are those of the start.
-    flagged: farther from every sample than 99% of samples are from their nearest other one. Every point is finite.
-    bandwidth, effective_samples, modes: see `generator`. Memory: landmarks^2 and particles x landmarks numbers.
+    points: (cell, component). The samples are all of them or, with `cells`, those that are not held out (split 0) and
+    of which the condition `column=value` of obs holds. start: "samples", a Gaussian of the neighbours of evenly chosen
+    samples, so that every region has its share from the beginning; "gaussian", the mean and covariance of all;
+    `column=value`, as "samples" of the cells that are not held out and have that value; or (particle, component)
+    points. Flow: `flow`, by the operator of `generator` on up to `landmarks` evenly chosen samples, until a step moves
+    particles by less than .01 bandwidths, the energy falls no further, or `max_steps`. Then `settled`: nothing in the
+    flow contracts normal to a thin surface. What begins so far off that it sees one sample alone is drawn from the
+    Gaussian around that: the velocity vanishes there. Mass does not cross wide gaps between groups of samples: their
+    shares are those of the start.
+    decode: `decoding.decoded` of every particle, at least 0 where the cells' values are; "auto": where `pca` has
+    loadings. flagged: farther from every sample than 99% of samples are from their nearest other one. Every point is
+    finite. bandwidth, effective_samples, modes: see `generator`. Memory: landmarks^2 and particles x landmarks numbers.
     Raises BadInput for samples or starts that are none or not finite, and options out of bounds.
     Sources: Li et al., Diffusion map particle systems for generative modeling (2023); Chewi et al., SVGD as a
     kernelized Wasserstein gradient flow of the chi-squared divergence (2020).
     """
-    samples, started = _checked(points, start, n_particles, effective_samples, bandwidth, landmarks, max_steps)
+    out = {} if out is None else out
+    _check_options(n_particles, landmarks, max_steps, decode, pca)
+    rows = _chosen(points, cells, condition)
+    samples = _checked(_read(points, rows), effective_samples, bandwidth, landmarks)
     rng = np.random.default_rng([seed, 11])
     with compute.one_blas_thread():
         around = surroundings(samples, seed=seed, threads=threads)
         chosen = np.sort(even(samples, landmarks, rng)) if len(samples) > landmarks else None
         options = {"bandwidth": bandwidth, "effective_samples": effective_samples, "modes": modes}
-        made = generator(samples, landmarks=chosen, **options)
-        if isinstance(start, str) and start == "samples":
-            started = drawn(around, even(samples, n_particles, rng), rng)
-        elif started is None:
-            spread = (samples - made.centre) / np.sqrt(len(samples))
-            started = made.centre + rng.normal(size=(n_particles, len(samples))) @ spread
-        if not isinstance(start, str) or start != "samples":  # far from the samples the velocity is all but 0
-            started = settled(around, started, rng, threads)
-        init, step = flow(made, threads)
-        state = init(started)
-        energy = [state.energy]
-        while state.moved > _AT_REST and len(energy) <= max_steps:
-            state = step(state)
-            energy.append(state.energy)
+        made = _matchable(generator(samples, landmarks=chosen, **options), n_particles)
+        started = _started(start, n_particles, around, made, (points, cells), rng, seed, threads)
+        state, energy = _moved(made, started, max_steps, threads)
         final = settled(around, state.points, rng, threads)
         found = nearest(samples, final, 1, threads)
-    distances = found.distances[:, 0].astype(np.float64)
-    flagged = distances > np.quantile(around.spacing, _FRESH)
+        distances = found.distances[:, 0].astype(np.float64)
+        flagged = distances > np.quantile(around.spacing, _FRESH)
+        if decode is True or (decode == "auto" and pca is not None and pca.loadings is not None):
+            log.info("particles: decoding by components with %.1f%% of the variance", 100 * explained(pca))
+            decoded(final, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
     _tell(state, len(energy) - 1, max_steps, flagged)
-    return Particles(final, flagged, distances, found.names[:, 0], np.array(energy), made.eigenvalues, made.bandwidth)
+    values = (final, flagged, distances, rows[found.names[:, 0]], energy, made.eigenvalues, np.float64(made.bandwidth))
+    for name, array in zip(Particles._fields, values, strict=False):
+        arrays.make(out, name, array.shape, array.dtype)[...] = array
+    return Particles(**{name: out[name] for name in Particles._fields if name in out})
 
 
-def _checked(points, start, n_particles, effective_samples, bandwidth, landmarks, max_steps):
-    """The samples, and the points to start from, if they are given."""
-    samples = np.asarray(points[:], np.float64)
-    if samples.ndim != 2 or len(samples) < 8 or not np.isfinite(samples).all():
-        cause = f"samples of shape {samples.shape} are fewer than 8, no table, or not finite"
-        raise BadInput(Problem("HW-PA-001", "points", cause, "give 8 finite samples or more"))
-    whole = {"n_particles": (n_particles, 1), "landmarks": (landmarks, 8), "max_steps": (max_steps, 0)}
+def _matchable(made: Generator, n_particles: int) -> Generator:
+    """Without the modes that fewer samples carry than one particle stands for, or than 2: nothing can match them.
+
+    Samples that carry a mode: (sum psi^2)^2 / sum psi^4. A mode of one outlying sample has an eigenvalue of all but 1
+    and the largest weight: a particle that comes near it outweighs all others, and the energy falls no further.
+    """
+    squares = made.vectors**2
+    carried = squares.sum(axis=0) ** 2 / (squares**2).sum(axis=0)
+    fewest = max(_CARRIED, len(squares) / max(n_particles, _CROWD))
+    kept = carried >= min(fewest, carried.max())
+    if not kept.all():
+        log.info("particles: %d of %d modes are of too few samples to be matched", (~kept).sum(), len(kept))
+    modes = {name: getattr(made, name)[..., kept] for name in ("eigenvalues", "vectors", "weights", "target")}
+    return made._replace(**modes)
+
+
+def _moved(made: Generator, started: np.ndarray, max_steps: int, threads: int | None) -> tuple[State, np.ndarray]:
+    """Particles at rest, or after so many steps, and the energy after each."""
+    init, step = flow(made, threads)
+    state = init(started)
+    energy = [state.energy]
+    for _ in track(range(max_steps), "particles: steps", max_steps):
+        state = step(state)
+        energy.append(state.energy)
+        if state.moved <= _AT_REST:
+            break
+    return state, np.array(energy)
+
+
+def _started(start, n_particles: int, around: Surroundings, made: Generator, of: tuple, rng, seed: int, threads):
+    """(particle, component) where particles begin."""
+    samples = around.samples
+    if isinstance(start, str) and start == "samples":
+        return drawn(around, even(samples, n_particles, rng), rng)
+    if isinstance(start, str) and start == "gaussian":
+        spread = (samples - made.centre) / np.sqrt(len(samples))
+        started = made.centre + rng.normal(size=(n_particles, len(samples))) @ spread
+    elif isinstance(start, str):
+        population = _read(of[0], _population(of[1], start))
+        others = surroundings(population, seed=seed, threads=threads)
+        started = drawn(others, even(population, n_particles, rng), rng)
+    else:
+        started = np.asarray(start, np.float64)
+        if started.ndim != 2 or not len(started) or started.shape[1:] != samples.shape[1:] or not _finite(started):
+            cause = f"start has the shape {started.shape}, and must be finite points of {samples.shape[1]} components"
+            raise BadInput(Problem("HW-PA-003", "start", cause, "give at least one point as the samples are"))
+    started = settled(around, started, rng, threads)
+    blocks = compute.blocks(len(started), _FEW)
+    alone = np.concatenate([(averages(made, started[part]) ** 2).sum(axis=1) > _ALONE for part in blocks])
+    if alone.any():  # there the velocity is all but 0
+        started[alone] = drawn(around, nearest(samples, started[alone], 1, threads).names[:, 0], rng)
+        log.info(
+            "particles: %d of %d began where no samples are, and are moved to the nearest", alone.sum(), len(alone)
+        )
+    return started
+
+
+def _chosen(points, cells, condition: str) -> np.ndarray:
+    """Numbers of the cells that particles are drawn from."""
+    if cells is None:
+        if condition:
+            cause = f"{condition!r} is a condition on cells, and none are given"
+            raise BadInput(Problem("HW-PA-008", "condition", cause, "give `cells` with their obs, or points alone"))
+        return np.arange(points.shape[0])
+    train = np.asarray(cells.split[:]) == 0
+    if not condition:
+        return np.flatnonzero(train)
+    own = matching(cells.obs, condition, "HW-PA-008", "condition")
+    return _enough(own, own[train[own]], condition, "HW-PA-008", "condition")
+
+
+def _population(cells, start: str) -> np.ndarray:
+    """Numbers of the cells that a start names."""
+    if cells is None or "=" not in start:
+        remedy = "use samples, gaussian, column=value of obs, or an array of points"
+        raise BadInput(Problem("HW-PA-003", "start", f"{start!r} is unknown", remedy))
+    own = matching(cells.obs, start, "HW-PA-009", "start")
+    return _enough(own, own[np.asarray(cells.split[:])[own] == 0], start, "HW-PA-009", "start")
+
+
+def _enough(own: np.ndarray, train: np.ndarray, asked: str, code: str, where: str) -> np.ndarray:
+    if len(train) < _FEWEST:
+        cause = f"{len(own)} cells have {asked!r}, of which {len(train)} are not held out; the fewest are {_FEWEST}"
+        raise BadInput(Problem(code, where, cause, "use a value that more cells have, or lower cells: holdout"))
+    return train
+
+
+def _read(points, rows: np.ndarray) -> np.ndarray:
+    """Some rows in double precision, read in order block by block."""
+    parts = []
+    for block in compute.blocks(points.shape[0], compute.BLOCK_CELLS):
+        own = rows[np.searchsorted(rows, block.start) : np.searchsorted(rows, block.stop)]
+        parts.append(np.asarray(points[block])[own - block.start].astype(np.float64))
+    return np.concatenate(parts)
+
+
+def _finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _check_options(n_particles, landmarks, max_steps, decode, pca) -> None:
+    whole = {"n_particles": (n_particles, 1), "landmarks": (landmarks, _FEWEST), "max_steps": (max_steps, 0)}
     for name, (value, least) in whole.items():
         if not (isinstance(value, Integral) and value >= least):
             cause = f"{value!r} is no whole number from {least}"
             raise BadInput(Problem("HW-PA-002", name, cause, f"set {name} to {least} or more"))
-    n_used = min(len(samples), landmarks)
-    if not 1.5 <= effective_samples <= 0.9 * n_used:
-        cause = f"{effective_samples} is not between 1.5 and nine tenths of the {n_used} samples used"
-        raise BadInput(Problem("HW-PA-007", "effective_samples", cause, "set it to 20, or give more samples"))
+    if decode is True and (pca is None or pca.loadings is None):
+        cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
+        raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto or false"))
+
+
+def _checked(samples: np.ndarray, effective_samples, bandwidth, landmarks) -> np.ndarray:
+    if samples.ndim != 2 or len(samples) < _FEWEST or not _finite(samples):
+        cause = f"samples of shape {samples.shape} are fewer than {_FEWEST}, no table, or not finite"
+        raise BadInput(Problem("HW-PA-001", "points", cause, f"give {_FEWEST} finite samples or more"))
+    most = 0.9 * min(len(samples), landmarks)
+    if not 1.5 <= effective_samples <= most:
+        cause = (
+            f"{effective_samples} is not between 1.5 and nine tenths of the {min(len(samples), landmarks)} samples used"
+        )
+        remedy = f"set it to {min(20, most):.0f}, or give more samples"
+        raise BadInput(Problem("HW-PA-007", "effective_samples", cause, remedy))
     if bandwidth != "auto" and not (np.isfinite(bandwidth) and bandwidth > 0):
         raise BadInput(Problem("HW-PA-007", "bandwidth", f"{bandwidth!r} is no length", "set it above 0, or to auto"))
-    if isinstance(start, str):
-        if start not in ("samples", "gaussian"):
-            remedy = "use samples, gaussian, or an array of points"
-            raise BadInput(Problem("HW-PA-003", "start", f"{start!r} is unknown", remedy))
-        return samples, None
-    started = np.asarray(start, np.float64)
-    if started.ndim != 2 or not len(started) or started.shape[1] != samples.shape[1] or not np.isfinite(started).all():
-        cause = f"start has the shape {started.shape}, and must be finite points of {samples.shape[1]} components"
-        raise BadInput(Problem("HW-PA-003", "start", cause, "give at least one point as the samples are"))
-    return samples, started
+    return samples
 
 
 def _tell(state: State, n_steps: int, max_steps: int, flagged: np.ndarray) -> None:

@@ -34,6 +34,8 @@ _FIRST_STAGE = {
     "neighbors": {"n_neighbors": 1},
     "diffusion_map": {"n_components": 1, "landmarks": 0},
     "deep_diffusion_map": {"prototypes": 1},
+    "particles": {"n_particles": 1, "landmarks": 1},
+    "generation_metrics": {"pairs": 1, "most": 1},
 }
 
 
@@ -103,10 +105,14 @@ class Job:
         """Where training keeps its state, beside the unfinished work: a run that was killed goes on from there."""
         return store.work_folder(self.folder).with_suffix(".checkpoint")
 
-    def publish(self, draft: Draft, files: Mapping[str, Path] | None = None, link: str = "") -> None:
+    @property
+    def provenance(self) -> dict:
+        """What a result is made from and by: parameters, hash of the code, root hashes of the inputs."""
         parameters = {**self.parameters, "seed": self.seed, "block_cells": self.block_cells}
-        kept = {"parameters": parameters, "code": self.code, "inputs": self.roots}
-        made = store.publish(draft, **kept, files=files, link=link)
+        return {"parameters": parameters, "code": self.code, "inputs": self.roots}
+
+    def publish(self, draft: Draft, files: Mapping[str, Path] | None = None, link: str = "") -> None:
+        made = store.publish(draft, **self.provenance, files=files, link=link)
         progress.log.info("%s of %s: published, root hash %s", self.stage, self.dataset, made["root"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from heatwalk import arrays, compute
 from heatwalk.branches import TIPS, branched
+from heatwalk.condition import column_of, with_value
 from heatwalk.deep_diffusion_map import DeepDiffusionMap
 from heatwalk.diffusion_map import DiffusionMap
 from heatwalk.errors import BadInput, Problem, first_few
@@ -213,42 +214,17 @@ def _group(asked: str | int, cells, n_cells: int) -> np.ndarray:
     named = np.flatnonzero(np.asarray(obs.index == text))
     if len(named):
         return named
-    cuts = [match.start() for match in re.finditer("=", text)]
-    known = next((cut for cut in cuts if text[:cut] in obs), None)
+    known = column_of(obs, text)
     if known is not None:
-        return _with_value(obs[text[:known]], text[known + 1 :], text)
+        return with_value(obs[known], text[len(known) + 1 :], text, "HW-PT-004", "roots")
     gone = 0 if cells.removed is None else int(cells.removed["cells"].sum())
-    if cuts:
-        cause = f"there is no cell {text!r} and no column {text[: cuts[0]]!r} in obs"
+    if "=" in text:
+        cause = f"there is no cell {text!r} and no column {text.partition('=')[0]!r} in obs"
         remedy = f"use a column of obs: {first_few(obs.columns, 10) or 'none is there'}"
         raise BadInput(Problem("HW-PT-004", "roots", cause, remedy))
     cause = f"there is no cell {text!r} among the {n_cells} cells; quality control removed {gone}"
     remedy = f"name one of them, such as {obs.index[0]}, or write column=value of obs"
     raise BadInput(Problem("HW-PT-003", "roots", cause, remedy))
-
-
-def _with_value(column, value: str, text: str) -> np.ndarray:
-    """Numbers of the cells that have a value, written as text or as a number; or the least or the largest one."""
-    import pandas
-
-    is_number = pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column)
-    if is_number:
-        values = column.to_numpy(np.float64, na_value=np.nan)
-        ends = {"min": np.fmin.reduce(values), "max": np.fmax.reduce(values)}
-        try:
-            found = np.flatnonzero(values == (ends[value] if value in ends else float(value)))
-        except ValueError:
-            found = np.empty(0, np.int64)
-    else:
-        found = np.flatnonzero(column.astype("string").eq(value).fillna(False).to_numpy(bool))
-    if not len(found):
-        levels = column.dropna().unique()
-        cause = f"no cell has {text!r}"
-        if is_number and len(levels):
-            cause += f": the column goes from {ends['min']:g} to {ends['max']:g}"
-        remedy = f"use one of its values: {first_few(sorted(map(str, levels)), 8) or 'it has none'}"
-        raise BadInput(Problem("HW-PT-004", "roots", cause, f"{remedy}{', or min or max' if is_number else ''}"))
-    return found
 
 
 # ---- genes -----------------------------------------------------------------------------------------------------------

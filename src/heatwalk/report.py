@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import bend, compared, course, evidence, landed, page, pictures
+from heatwalk import bend, compared, course, evidence, landed, likeness, page, pictures
 from heatwalk.evidence import Spectra, recall
 from heatwalk.pictures import Column, number
 from heatwalk.progress import log, track
@@ -63,7 +63,13 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
     warnings = evidence.concerns(results, spectra, components, cells, representation, map_, unknown)
     time_course = course.section(results)
     bent = bend.section(results, columns)
-    warnings += [*evidence.about_network(network), *course.concerns(time_course), *bend.concerns(bent)]
+    made = likeness.section(results)
+    warnings += [
+        *evidence.about_network(network),
+        *course.concerns(time_course),
+        *bend.concerns(bent),
+        *likeness.concerns(made),
+    ]
     return {
         "dataset": dataset,
         "landed": None,
@@ -74,6 +80,7 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
         "network": network,
         "course": time_course,
         "bend": bent,
+        "made": made,
         "graph": _graph(results, spectra, components),
         "representation": representation,
         "cells": cells,

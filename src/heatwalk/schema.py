@@ -3,7 +3,8 @@
 Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (cell + 1), `component` (of the graph, or
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
 training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
-then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching).
+then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching), `particle` (a
+generated point), `step` (of particles), `measure` (in the order of generation_metrics.MEASURES), `label`.
 """
 
 from typing import NamedTuple
@@ -128,6 +129,23 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "false_discovery_rate": Array(("gene", "variable"), "f", "p adjusted over genes (Benjamini, Hochberg)."),
         "relevance": Array(("gene", "variable"), "f", "Norm of the derivative of the gene's mean along the variable."),
     },
+    "particles": {
+        "points": Array(("particle", "component"), "f", "Generated points in the representation."),
+        "flagged": Array(("particle",), "b", "Whether a point is farther from all samples than 99% of these are."),
+        "distances": Array(("particle",), "f", "Distance to the nearest sample."),
+        "nearest": Array(("particle",), "i", "That sample: number of a cell."),
+        "energy": Array(("step",), "f", "What the particles descend, before the first step and after each."),
+        "eigenvalues": Array(("mode",), "f", "Eigenvalues of the samples' operator, without the trivial 1."),
+        "bandwidth": Array((), "f", "sigma of its kernel, in the units of the distances."),
+        "expression": Array(("particle", "gene"), "f", "Values of the selected genes, where decoded."),
+    },
+    "generation_metrics": {
+        "values": Array(("measure",), "f", "Figures of the generated points; NaN where one does not apply."),
+        "floor": Array(("measure",), "f", "The same of real points, mean over pairs."),
+        "floor_spread": Array(("measure",), "f", "Standard deviation over pairs."),
+        "n_compared": Array((), "i", "Points of either side of a comparison."),
+        "labels": Array(("label",), "table", "Shares of labels: in training, of generated and of held-out points."),
+    },
     "extension": {
         "coordinates": Array(("cell", "mode"), "f", "Coordinates in the map of the reference."),
         "trust": Array(("cell",), "f", "Share of the reference's held-out cells that are at least as novel."),
@@ -139,6 +157,8 @@ SCHEMAS: dict[str, dict[str, Array]] = {
     "atlas": {},
     "report": {},
 }
+
+GENERATORS = tuple(stage for stage, arrays in SCHEMAS.items() if "points" in arrays)  # stages that give new points
 
 
 def check(stage: str, name: str, shape: tuple[int, ...], dtype) -> None:

@@ -1,0 +1,44 @@
+"""From places in a linear representation back to the values that it was made of."""
+
+from collections.abc import MutableMapping
+
+import numpy as np
+
+from heatwalk import arrays, compute
+from heatwalk.progress import track
+
+_BLOCK_BYTES = 2**25  # values decoded at a time
+
+
+def decoded(points: np.ndarray, pca, *, at_least: float = -np.inf, out: MutableMapping | None = None):
+    """(point, gene) float32 values of the selected genes at points of a PCA: what its components say of them.
+
+        x = max(mean + scale * V y, at_least)
+
+    pca: a result of `pca` with its loadings V, (gene, component) orthonormal. Of a gene only that part of its variance
+    comes back which the components hold (`explained`): decoded cells are smoother than measured ones.
+    """
+    out = {} if out is None else out
+    loadings, means, scales = (np.asarray(values[:], np.float64) for values in (pca.loadings, pca.means, pca.scales))
+    axes = (loadings * scales[:, None]).T
+    values = arrays.make(out, "expression", (len(points), len(means)), np.float32)
+    rows = max(1, _BLOCK_BYTES // (8 * max(len(means), 1)))
+    chunk = getattr(values, "chunks", (rows,))[0]  # a block of a file is one of its chunks
+    ranges = compute.blocks(len(points), chunk)
+    for block in track(ranges, "decoding", len(ranges)):
+        made = np.empty((block.stop - block.start, len(means)), np.float32)
+        for part in compute.blocks(len(made), rows):
+            made[part] = np.maximum(points[block][part] @ axes + means, at_least)
+        values[block] = made
+    return values
+
+
+def explained(pca) -> float:
+    """Share of the variance of the selected genes that the components hold.
+
+    >>> from types import SimpleNamespace
+    >>> explained(SimpleNamespace(variances=np.array([3.0, 1.0]), total_variance=np.float64(5)))
+    0.8
+    """
+    total = float(np.asarray(pca.total_variance)[()])
+    return float(np.sum(np.asarray(pca.variances[:]))) / total if total > 0 else 1.0

@@ -1,0 +1,50 @@
+rule particles:
+    input:
+        unpack(heatwalk_rules.inputs("particles")),
+    output:
+        update("results/{dataset}/particles/manifest.json"),
+    log:
+        "logs/{dataset}/particles.log",
+    benchmark:
+        "logs/{dataset}/particles.benchmark.tsv"
+    conda:
+        "../../envs/base.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+    params:
+        options=heatwalk_rules.options_of("particles"),
+        code=heatwalk_rules.code("particles"),
+        request=heatwalk_rules.request("particles"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("particles") + " --seed {params.seed}"
+
+
+rule generation_metrics:
+    input:
+        unpack(heatwalk_rules.inputs("generation_metrics")),
+    output:
+        update("results/{dataset}/generation_metrics/manifest.json"),
+    log:
+        "logs/{dataset}/generation_metrics.log",
+    benchmark:
+        "logs/{dataset}/generation_metrics.benchmark.tsv"
+    conda:
+        "../../envs/base.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+    params:
+        options=heatwalk_rules.options_of("generation_metrics"),
+        code=heatwalk_rules.code("generation_metrics"),
+        request=heatwalk_rules.request("generation_metrics"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("generation_metrics") + " --seed {params.seed}"
