@@ -3,6 +3,8 @@
     python benchmarks/curvature.py surfaces [--seeds 10]      four surfaces, three noises, beside baselines and oracle
     python benchmarks/curvature.py signs [--clouds 20]        saddles, spheres and planes of dimension 2 to 6
     python benchmarks/curvature.py bunny                      35,947 vertices beside the mesh's angle deficit
+    python benchmarks/curvature.py ollivier                   Ollivier-Ricci curvature of the same surfaces, one seed
+    python benchmarks/curvature.py dense                      5,000 points beside powers of the dense matrix
     python benchmarks/curvature.py scale [--cells 20000 100000]
 
 Data from HEATWALK_DATA (default ../shared/data). Correlations are Pearson's over all 2,000 points, unsorted, Spearman's
@@ -11,6 +13,7 @@ the mean over a point's edges of 4 - deg - deg + 3 triangles, on the same graph 
 """
 
 import argparse
+import itertools
 import os
 import resource
 import time
@@ -18,10 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import points as tree
+from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from surfaces import NOISES, SURFACES, cloud, oracle, quadratic
 
 import heatwalk as hw
+from heatwalk import compute
+from heatwalk.walks import walk
 
 DATA = Path(os.environ.get("HEATWALK_DATA", "../shared/data"))
 
@@ -99,6 +105,54 @@ def _sign(kind: str, dimension: int, noise: float, seed: int) -> int:
     return int(np.sign(value)) if abs(value) > 2 * error + 1e-6 else 0
 
 
+def ollivier() -> None:
+    """Mean over a point's edges of 1 - W1, in hops and by POT, between first steps of walks that stay with one half."""
+    import ot
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import shortest_path
+
+    print("| surface | noise | Ollivier | seconds |\n|---|---|---|---|")
+    for name, noise in itertools.product(SURFACES, NOISES):
+        points, truth = cloud(name, noise, 0)
+        graph, _ = graph_of(points)
+        links = csr_array((np.ones(len(graph.indices)), graph.indices, graph.indptr), shape=(len(points),) * 2)
+        hops, edges = shortest_path(links, unweighted=True), links.nonzero()
+        around = np.split(graph.indices, graph.indptr[1:-1])
+        shares = [np.where(near == row, 0.5, 0.5 / (len(near) - 1)) for row, near in enumerate(around)]
+        total, count, began = np.zeros(len(points)), np.zeros(len(points)), time.perf_counter()
+        for here, there in zip(*edges, strict=True):
+            if here < there:
+                far = np.ascontiguousarray(hops[np.ix_(around[here], around[there])])
+                total[[here, there]] += 1 - ot.emd2(shares[here], shares[there], far)
+                count[[here, there]] += 1
+        pearson, spearman = _both(total / count, truth)
+        print(
+            f"| {name} | {noise:g} | {pearson:.3f} ({spearman:.2f}) | {time.perf_counter() - began:.0f} |", flush=True
+        )
+
+
+def dense(number: int = 5000) -> None:
+    """Rows of P^8 as the stage pushes them, and by three squarings of the dense matrix."""
+    graph, map_ = graph_of(tree.points(number))
+    places, volume = map_.eigenvectors * map_.eigenvalues**8, np.ones(number)
+    with compute.workers("threads") as workers:
+        for ball in (1, 50):  # once for the compiler
+            began = time.perf_counter()
+            found = walk(graph, volume, places, 8, ball, 0.005, workers)
+            sparse = time.perf_counter() - began
+    began, rows = time.perf_counter(), np.zeros((number, number))
+    rows[np.repeat(np.arange(number), np.diff(graph.indptr)), graph.indices] = graph.weights
+    rows /= rows.sum(axis=1, keepdims=True)
+    for _ in range(3):
+        rows = rows @ rows
+    entropy = -(rows * np.log(np.where(rows > 0, rows, 1))).sum(axis=1)
+    near = np.argpartition(cdist(places, places), 50, axis=1)[:, :50]
+    laziness = np.take_along_axis(rows, near, 1).mean(axis=1)
+    seconds = time.perf_counter() - began
+    print(f"{number} points: {sparse:.1f} s, dense {seconds:.1f} s (mean laziness {laziness.mean():.2g})")
+    print(f"entropy off by {np.abs(found.entropy - entropy).max():.2g} nats at most, lost {found.lost.max():.4f}")
+
+
 def bunny() -> None:
     """Rank correlation with the angle deficit over area, averaged over the points of a surface around each vertex."""
     lines = [line.split() for line in (DATA / "stanford-bunny.obj").read_text().splitlines()]
@@ -139,17 +193,15 @@ def scale(numbers: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["surfaces", "signs", "bunny", "scale"])
+    parser.add_argument("part", choices=["surfaces", "signs", "bunny", "ollivier", "dense", "scale"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--clouds", type=int, default=20)
     parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 100_000])
     asked = parser.parse_args()
     parts = {"surfaces": (surfaces, asked.seeds), "signs": (signs, asked.clouds), "scale": (scale, asked.cells)}
-    if asked.part == "bunny":
-        bunny()
-    else:
-        function, number = parts[asked.part]
-        function(number)
+    parts |= {"bunny": (bunny,), "ollivier": (ollivier,), "dense": (dense,)}
+    function, *number = parts[asked.part]
+    function(*number)
 
 
 if __name__ == "__main__":
