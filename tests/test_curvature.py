@@ -297,6 +297,51 @@ def test_more_cells_still_walk_on_some_of_them(monkeypatch):
     assert abs(np.median(some.diffusion) - np.median(whole.diffusion)) < 0.1
 
 
+@pytest.mark.parametrize(("n_points", "noise"), [(1000, 0.0), (2000, 0.02)])
+def test_a_closed_sphere_has_one_curvature_everywhere(n_points, noise):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(n_points, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points += noise * rng.normal(size=points.shape)
+    found = hw.curvature(points, *made(points), **QUICK)
+    # Halves do not agree on which cells bend more, and yet there is something to see.
+    assert found.agreement.max() < 0.6
+    assert abs(np.median(found.curvature) - 1) < 0.15
+    assert abs(np.median(found.diffusion) - 1) < 0.1
+
+
+@pytest.fixture
+def few_nodes(monkeypatch):
+    for module in (nodes_module, import_module("heatwalk.curvature")):
+        monkeypatch.setattr(module, "MANY", 800)
+    monkeypatch.setattr(spread, "WHOLE_UP_TO", 100)
+
+
+def test_a_walk_of_one_step_has_no_gaps(few_nodes):
+    points, _ = torus(1600)
+    graph, map_ = made(points)
+    short, long = (hw.curvature(points, graph, map_, t=t, **QUICK) for t in (1, 8))
+    assert np.isfinite(short.laziness).all()
+    assert abs(np.median(short.diffusion)) < 2 + abs(np.median(long.diffusion))
+
+
+def test_components_and_unknown_places_among_nodes(few_nodes):
+    points, truth = torus(1500)
+    pieces = [100 * (1 + place) + 0.01 * np.random.default_rng(place).normal(size=(6, 3)) for place in range(4)]
+    points = np.concatenate([points, *pieces])
+    graph = hw.affinity(points, hw.neighbors(points, n_neighbors=5))
+    assert graph.components.max() >= 4
+    map_ = hw.diffusion_map(graph, n_components=8)
+    assert np.isnan(map_.eigenvectors[-24:]).any()  # more modes than a piece of six has
+    found = hw.curvature(points, graph, map_, **QUICK)
+    assert {REASONS[code] for code in found.reason[-24:]} == {"too few cells around"}
+    assert np.isnan(found.curvature[-24:]).all()
+    assert np.isnan(found.diffusion[-24:]).all()
+    assert np.corrcoef(found.curvature[:1500], truth)[0, 1] > 0.9
+    again = hw.curvature(points, graph, map_, threads=3, block_cells=500, **QUICK)
+    np.testing.assert_array_equal(again.curvature, found.curvature)
+
+
 def test_cells_enter_the_walk_by_their_first_step():
     points, _ = torus(300)
     graph, _ = made(points)
@@ -395,7 +440,7 @@ def test_other_cells_and_too_few_are_refused(bent):
     with pytest.raises(hw.BadInput, match=r"HW-CU-001 affinity: there are 899 points and a graph of 900 cells"):
         hw.curvature(points[1:], graph, map_)
     graph, map_ = made(points[:20])
-    with pytest.raises(hw.BadInput, match=r"HW-CU-005 points: 20 cells are too few"):
+    with pytest.raises(hw.BadInput, match=r"HW-CU-005 points: 20 cells in 3 dimensions are too few"):
         hw.curvature(points[:20], graph, map_)
 
 

@@ -13,7 +13,7 @@ from heatwalk.affinity import affinity
 from heatwalk.deep_diffusion_map import DeepDiffusionMap
 from heatwalk.errors import BadInput, Problem
 from heatwalk.genes import genes
-from heatwalk.halves import CHANCE, FIT_BYTES, SCALE_NEIGHBOR, Halves, scales_of, surfaces
+from heatwalk.halves import FIT_BYTES, SCALE_NEIGHBOR, Halves, scales_of, surfaces
 from heatwalk.neighbors import neighbors
 from heatwalk.nodes import MANY, drawn
 from heatwalk.progress import log
@@ -22,6 +22,7 @@ from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
 from heatwalk.walks import Walk
 
 _WIDEST, _WIDEST_OF_MANY = 500, 300  # that a surface is fitted to, up to 20,000 cells and beyond
+_FEWEST = 60  # cells
 _NOISE = 0.1  # and below which what halves have in common is chance
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _FLAT = 1e-12  # of the first eigenvalue: a direction in which nothing lies
@@ -76,8 +77,8 @@ def curvature(
     them, one bandwidth, alpha = 1. Beyond 20,000 cells, so many drawn at random are nodes: the walk is on them, which
     other cells enter by their first step, and surfaces go through them.
     "quadric": a surface through the cells around (`heatwalk.surface`), at the smallest scale at which estimates from
-    two halves of the points have a correlation of .9 over a sample, or the scale where they agree most; through twice
-    as many cells as otherwise at the most where they agree on nothing.
+    two halves of the points have a correlation of .9 over a sample, or the scale where they agree most. Where that is
+    below .3: the smallest at which both say one value for all, nine parts to one of error, among twice as many cells.
     "combined": line + rho (quadric - line), the line being the regression of quadric on diffusion, and rho how far two
     halves agree on what is left: evidence shrunk to the prior that diffusion gives.
     "pointwise": mean of P^t(x, y) over the `ball` cells nearest to x in the map (larger: lazier, more curved; no sign).
@@ -85,7 +86,7 @@ def curvature(
     covariances fall most, at any scale. null_points: so many of a flat sample of the same dimension, spacing and noise
     go through the same steps; 0: none. genes: see `heatwalk.genes`, along the curvature; none without `cells`.
     Cells without a value are NaN, `reason` says why (REASONS). uncertainty is that of the surface, shrunk as the
-    estimate is. Raises BadInput for options out of bounds, a graph of other cells, or fewer than 40 cells.
+    estimate is. Raises BadInput for options out of bounds, a graph of other cells, or fewer than 60 cells.
     Sources: Bhaskar et al., Diffusion Curvature (2022); Fay and Herriot, Estimates of income for small places (1979).
     """
     out = {} if out is None else out
@@ -108,18 +109,20 @@ def curvature(
 def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension, options: dict):
     """The arrays of the result but its null and genes; the spacing of the cells and the noise about the surface."""
     component, nodes = np.asarray(graph.components[:]), drawn(points, options["seed"])
-    own, every = component[nodes.cells], every_of(len(nodes.cells))
+    own, every = component[nodes.cells], every_of(len(nodes.cells), t)
     with compute.workers("threads", options["threads"], options["scratch"]) as workers:
         most = min(_WIDEST if points.shape[0] <= MANY else _WIDEST_OF_MANY, len(own) // 4)
         chosen, halves = scales_of(nodes.points, own, dimension, most, options["seed"], workers)
-        if halves.agreement().max() < CHANCE:
+        founded = halves.agree()
+        if not halves.settled():
             most = min(2 * most, len(own) // 2)
             chosen, halves = scales_of(nodes.points, own, chosen[0], most, options["seed"], workers)
         halves = halves._replace(sample=nodes.cells[halves.sample])
         fitted, around = surfaces(points, nodes, component, chosen, NEIGHBORS, every, workers, options["block_cells"])
         walked, bent = spread(nodes, around, graph, map_, chosen[0], t, ball, options, workers)
     spacing = float(np.median(around.near[nodes.cells]))
-    made = _joined(walked, bent, fitted, halves, chosen, component, estimator)
+    small = np.bincount(own, minlength=component.max() + 1)[component] <= chosen[1]
+    made = _joined(walked, bent, fitted, halves, chosen, small, estimator, founded)
     made |= {"scales": np.asarray(halves.scales, np.int32), "agreement": halves.agreement()}
     made["chosen"] = np.asarray(chosen, np.int32)
     return made, spacing, float(np.nanmedian(fitted.noise))
@@ -151,7 +154,7 @@ def _flat(n_points, dimension, ambient, spacing, noise, estimator, t, ball, opti
 def bytes_held(n_cells: int, row_bytes: int, threads: int) -> int:
     """Bytes at the peak: the nodes and the graph of their walk, what cells keep of them, and differences of points."""
     nodes = min(n_cells, MANY)
-    kept = NEIGHBORS // every_of(nodes) + 1
+    kept = NEIGHBORS // every_of(nodes, 8) + 1
     # Edges lead both ways, once in the affinity and once in the order of the walk; other cells enter by theirs.
     edges = 48 * nodes * kept + (8 if n_cells == nodes else 32) * n_cells * kept
     return nodes * (row_bytes + 20 * threads) + 250 * n_cells + edges + threads * 6 * FIT_BYTES
@@ -177,17 +180,19 @@ def _check(points, graph, estimator: str, t: int, ball: int, dimension: str | in
     if dimension != "auto" and not (isinstance(dimension, Integral) and 1 <= dimension <= highest):
         cause = f"{dimension!r} is no dimension between 1 and {highest}"
         raise BadInput(Problem("HW-CU-004", "dimension", cause, "set dimension to auto, or to one of these"))
-    if n_cells < 40:
-        cause = f"{n_cells} cells are too few to tell how they bend"
-        raise BadInput(Problem("HW-CU-005", "points", cause, "give at least 40 cells"))
+    if n_cells < _FEWEST or points.shape[1] < 2:
+        cause = f"{n_cells} cells in {points.shape[1]} dimensions are too few to tell how they bend"
+        raise BadInput(Problem("HW-CU-005", "points", cause, f"give at least {_FEWEST} cells in two dimensions"))
 
 
-def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, component, estimator: str) -> dict:
-    reason = _reasons(walked, fitted, chosen, component)
+def _joined(
+    walked: Walk, spread, fitted: Surface, halves: Halves, chosen, small, estimator: str, founded: bool
+) -> dict:
+    reason = _reasons(walked, fitted, chosen[0], small)
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
     line = _line(spread, quadric, halves, chosen[1])
     prior = np.sqrt(line.left + line.variance)
-    weight, shrunk = _weighed(line, error**2, halves.agreement().max() >= CHANCE)
+    weight, shrunk = _weighed(line, error**2, founded)
     value, uncertainty = {
         "combined": (line.values + weight * (quadric - line.values), shrunk),
         "diffusion": (spread, prior),
@@ -199,7 +204,7 @@ def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, compo
     return {
         "curvature": np.where(reason > 0, np.nan, value),
         "uncertainty": np.where(reason > 0, np.nan, uncertainty),
-        "diffusion": np.where(reason == 3, np.nan, spread),
+        "diffusion": np.where((reason == 3) | small, np.nan, spread),
         "quadric": quadric,
         "laziness": walked.laziness,
         "dimension": dimension.astype(np.int32),
@@ -209,17 +214,17 @@ def _joined(walked: Walk, spread, fitted: Surface, halves: Halves, chosen, compo
     }
 
 
-def _reasons(walked: Walk, fitted: Surface, chosen: tuple[int, int], component: np.ndarray) -> np.ndarray:
-    """Places in REASONS, the last that applies."""
-    reason = np.zeros(len(component), np.int64)
+def _reasons(walked: Walk, fitted: Surface, dimension: int, small: np.ndarray) -> np.ndarray:
+    """Places in REASONS, the last that applies. small: of a component with fewer cells than a surface needs."""
+    reason = np.zeros(len(small), np.int64)
     reason[~np.isfinite(fitted.curvature)] = 1
-    reason[np.bincount(component)[component] <= chosen[1]] = 1
     reason[walked.mixing < _STATIONARY] = 3
-    if not 2 <= chosen[0] < fitted.eigenvalues.shape[1]:
+    if not 2 <= dimension < fitted.eigenvalues.shape[1]:
         reason[:] = 4
     else:  # cells on a line, or fewer directions still
-        reason[fitted.eigenvalues[:, chosen[0] - 1] <= _FLAT * fitted.eigenvalues[:, 0]] = 4
+        reason[fitted.eigenvalues[:, dimension - 1] <= _FLAT * fitted.eigenvalues[:, 0]] = 4
     reason[fitted.eigenvalues[:, 0] <= 0] = 2
+    reason[small & (reason != 2)] = 1
     return reason
 
 

@@ -17,7 +17,7 @@ SCALE_NEIGHBOR = 30  # whose distance is the spacing
 _FITS = 128  # sampled cells fitted at a time
 _SAMPLE = 1000  # cells on which scales and dimensions are compared
 _AGREE = 0.9  # rank correlation of two halves of the points, from which a scale is taken
-CHANCE = 0.3  # and below which they agree on nothing: then most cells say most
+_CHANCE = 0.3  # and below which they agree on no difference: then one value for all may be what there is
 
 
 class Halves(NamedTuple):
@@ -30,6 +30,18 @@ class Halves(NamedTuple):
     def agreement(self) -> np.ndarray:
         """(scale,) rank correlation of the halves; -1 where hardly any surface could be fitted."""
         return np.array([_correlation(*self.values[:, row]) for row in range(len(self.scales))])
+
+    def sameness(self) -> np.ndarray:
+        """(scale,) share of one value for all cells in what a half says: v^2 / (v^2 + s^2), s its error, by medians."""
+        return np.array([_sameness(*self.values[:, row]) for row in range(len(self.scales))])
+
+    def agree(self) -> bool:
+        """Whether halves say more than chance of which cells bend more."""
+        return bool(self.agreement().max() >= _CHANCE)
+
+    def settled(self) -> bool:
+        """Whether a wider scale is of no use: halves agree, or say one value for all clearly enough."""
+        return self.agree() or bool(self.sameness().max() >= _AGREE)
 
 
 def scales_of(
@@ -59,16 +71,18 @@ def scales_of(
             fits = workers.here.in_order(partial(at, side=side, scale=scales[row]), parts)
             values[side, row] = np.concatenate(list(fits))
     halves = Halves(sample, scales, values)
-    agreement = halves.agreement()
-    return (int(dimension), scales[_scale(agreement)]), halves
+    return (int(dimension), scales[_scale(halves)]), halves
 
 
-def _scale(agreement: np.ndarray) -> int:
-    """Place of the first scale at which halves agree, else of that where they agree most, else the widest."""
-    there = agreement >= _AGREE
-    if there.any():
-        return int(there.argmax())
-    return int(agreement.argmax()) if agreement.max() >= CHANCE else len(agreement) - 1
+def _scale(halves: Halves) -> int:
+    """Place of the first scale at which halves agree, on differences or else on one value for all, or agree most.
+
+    The widest where they agree on neither.
+    """
+    said = halves.agreement() if halves.agree() else halves.sameness()
+    if said.max() >= _AGREE:
+        return int((said >= _AGREE).argmax())
+    return int(said.argmax()) if said.max() >= _CHANCE else len(said) - 1
 
 
 def _in_half(held: np.ndarray, rows: np.ndarray, sample: np.ndarray, width: int, workers) -> exact.Found:
@@ -112,6 +126,15 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
         return -1.0
     ranks = [np.argsort(np.argsort(values[both], kind="stable"), kind="stable") for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _sameness(first: np.ndarray, second: np.ndarray) -> float:
+    both = np.isfinite(first) & np.isfinite(second)
+    if both.sum() < 20:
+        return -1.0
+    value = np.median((first[both] + second[both]) / 2)
+    error = 1.4826 * np.median(np.abs(first[both] - second[both])) / np.sqrt(2)
+    return float(value**2 / max(value**2 + error**2, np.finfo(float).tiny))
 
 
 def surfaces(

@@ -13,12 +13,14 @@ from heatwalk.walks import Entry, walk
 
 NEIGHBORS = 150  # of the walk's own graph, whose bandwidth is the median distance to the 30th
 WHOLE_UP_TO, EVERY = 10_000, 4  # nodes; beyond, it has every fourth of the neighbours
+_GAPS = 4  # steps
 LOST = 0.005  # mass that a walk may lose
 
 
-def every_of(n_nodes: int) -> int:
+def every_of(n_nodes: int, t: int) -> int:
     """Of the nodes around, every so manieth is a neighbour in the graph of the walk."""
-    return 1 if n_nodes <= WHOLE_UP_TO else EVERY
+    # After a few steps rows still have gaps where neighbours were left out, and an entropy too small.
+    return 1 if n_nodes <= WHOLE_UP_TO or t < _GAPS else EVERY
 
 
 def spread(nodes: Nodes, around: Around, graph, map_, dimension: int, t: int, ball: int, options: dict, workers):
@@ -38,6 +40,7 @@ def spread(nodes: Nodes, around: Around, graph, map_, dimension: int, t: int, ba
         entry, first = _entry(around, chain, places)
         variance = first / dimension + (t - 1) * step
     walked = walk(chain, volume, places[nodes.cells], t, ball, LOST, workers, entry)
+    walked = walked._replace(laziness=walked.laziness * (n_nodes / n_cells))  # of a cell, not of a node
     if dimension < 2:
         return walked, np.full(n_cells, np.nan)
     flat = dimension / 2 * np.log(2 * np.pi * np.e * variance)

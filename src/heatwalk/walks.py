@@ -196,7 +196,8 @@ def _within() -> Callable:
             if squares[place] <= radius:
                 total += weight[place]
                 count += 1
-        return total / count
+        # No place is near to a cell whose own is unknown.
+        return total / count if count else np.nan
 
     return within
 
