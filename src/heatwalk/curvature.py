@@ -157,7 +157,7 @@ def bytes_held(n_cells: int, row_bytes: int, threads: int) -> int:
     kept = NEIGHBORS // every_of(nodes, 8) + 1
     # Edges lead both ways, once in the affinity and once in the order of the walk; other cells enter by theirs.
     edges = 48 * nodes * kept + (8 if n_cells == nodes else 32) * n_cells * kept
-    return nodes * (row_bytes + 20 * threads) + 250 * n_cells + edges + threads * 6 * FIT_BYTES
+    return nodes * (row_bytes + 20 * threads) + 250 * n_cells + edges + threads * 4 * FIT_BYTES
 
 
 def _without_seed(options: dict) -> dict:
