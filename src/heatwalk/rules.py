@@ -147,9 +147,9 @@ class Rules(Plan):
         names = {"report": "report.html", "atlas": "atlas.zarr", "particles": "particles.h5ad"}
         return "\n".join(
             f"{stage}: results/{name}/{stage}/{file}"
-            for name, row in self.datasets.items()
+            for name in self.datasets
             for stage, file in names.items()
-            if stage in row.stages
+            if stage in self.wanted(name)
         )
 
     def _row(self, wildcards):
