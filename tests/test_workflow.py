@@ -371,10 +371,9 @@ def test_new_cells_of_a_condition_and_too_few_to_compare_them_with(rooted, tmp_p
     files = ("--configfile", "more.yaml")
     assert jobs(folder, *files) == {"toy/particles", "toy/generation_metrics", "toy/report"}
     done = heatwalk(folder, "run", "--cores", "2", *files)
-    assert done.returncode == 0, done.stderr
-    assert manifest(folder, "generation_metrics") != before
-    report = (folder / "results" / "toy" / "report" / "report.html").read_text()
-    assert re.search(r"compared with nothing: \d+ cells held out are too few", report)
+    assert done.returncode == 2
+    assert re.search(r"HW-GM-001 .*held_out: points of shape \(\d+, 10\) are fewer than 20", done.stderr)
+    assert manifest(folder, "generation_metrics") == before
     new = anndata.read_h5ad(folder / "results" / "toy" / "particles" / "particles.h5ad")
     assert new.X is None
     assert list(new.obs["type"]) == ["1"] * 60

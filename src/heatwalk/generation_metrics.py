@@ -1,7 +1,6 @@
 """generation_metrics: how good new points are beside held-out ones, and whether they are copies."""
 
 from collections.abc import Callable, Mapping, MutableMapping
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +15,8 @@ _BLUR = 0.05  # of the median distance within the target
 _CLOSE = 0.05  # quantile of the held-out points' distances to the training points
 _NEAREST = 15  # labelled points that say what a point is taken for
 _LABELS = 1000
-_FEWEST = 20  # points on a side
-_ROUNDS, _LAST_ROUNDS, _UPDATES = 4, 200, 50  # of updates: at every entropy, at the last one, in each round
-_TOLERANCE = 1e-6  # of the dual value, in a round
+_ROUNDS = 200  # of 50 updates
+_TOLERANCE = 1e-4  # of the mass of a point
 
 MEASURES = (
     "sinkhorn",
@@ -66,7 +64,6 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
         cause = "no cell is held out: nothing can tell new cells from copies"
         raise BadInput(Problem("HW-GM-005", "cells: holdout", cause, "set it to 0.1, or leave generation_metrics out"))
     column = column_of(obs, condition) or ""
-    column = column if column and obs[column].nunique() <= _LABELS else ""  # numbers of their own are no labels
     labelled = Labelled(points[train], obs[train], obs[own & ~train], column)
     return made["points"], points[own & train], points[own & ~train], labelled
 
@@ -93,21 +90,20 @@ def generation_metrics(
     distance. two_sample: share of points whose nearest other of both samples is of their own (1/2 for equal laws).
     coverage: share of held-out points with a generated one within the distance to their `neighbors`-th held-out one;
     density: how many such balls hold a generated point, over `neighbors`. off_manifold: root mean square distance to
-    the nearest training point over that of held-out points. memorisation: share as near to a training point as the
+    the nearest training point over that of held-out points. memorisation: share nearer to a training point than the
     held-out points' 5% quantile; .05 is expected, of copies 1. label_match: share that 15 nearest labelled points
     take for the one label of all held-out points; floor: of the held-out points. label: its column, "" for that of
     `labelled`.
     Both sides have as many points, at most `most`. floor: `fresh(count)` against `fresh(count)`, or where there is no
     such function halves of the held-out points, `pairs` times. Any number of threads gives the same figures.
-    Of fewer than 20 points on a side nothing is told: NaN everywhere, 0 compared, and a warning in the log.
-    Raises BadInput for points that are not finite or of other dimensions, or a column that is not there.
+    Raises BadInput for fewer than 20 points on a side, points that are not finite, or a column that is not there.
     Sources: Feydy et al. (2019), Gretton et al. (2012), Schilling (1986), Naeem et al. (2020).
     """
     out = {} if out is None else out
     generated, train, held_out = (_table(*given) for given in _named(generated, train, held_out))
-    _check(generated, train, held_out, (pairs, neighbors, most))
-    if min(map(len, (generated, train, held_out))) < _FEWEST:
-        return _nothing(generated, train, held_out, out)
+    if pairs < 1 or not 1 <= neighbors < 10:
+        cause = f"pairs {pairs} and neighbors {neighbors} are not at least 1 and between 1 and 9"
+        raise BadInput(Problem("HW-GM-002", "generation_metrics", cause, "use 10 pairs and 5 neighbors"))
     rng = np.random.default_rng([seed, 12])
     count = min(len(generated), len(held_out) if fresh else len(held_out) // 2, most)
     sides = [(_some(generated, count, rng), _some(held_out, count, rng))]
@@ -125,32 +121,13 @@ def generation_metrics(
             singles = [(*single[:2], match[place > 0]) for place, single in enumerate(singles)]
     figures = np.array([[*pair, *single] for pair, single in zip(compared, singles, strict=True)])
     _tell(figures)
-    floor = figures[1:]
-    out.update(values=figures[0], floor=floor.mean(axis=0), floor_spread=(floor - floor[0]).std(axis=0))
+    out["values"], out["floor"], out["floor_spread"] = (
+        figures[0],
+        figures[1:].mean(axis=0),
+        (figures[1:] - figures[1]).std(axis=0),
+    )
     out["n_compared"] = np.int64(count)
     return GenerationMetrics(**{name: out[name] for name in GenerationMetrics._fields if name in out})
-
-
-def _check(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, asked: tuple) -> None:
-    if not generated.shape[1] == train.shape[1] == held_out.shape[1]:
-        cause = f"there are {generated.shape[1]}, {train.shape[1]} and {held_out.shape[1]} dimensions"
-        raise BadInput(Problem("HW-GM-001", "generated", cause, "give points of one representation"))
-    pairs, neighbors, most = asked
-    if not all(isinstance(each, Integral) for each in asked) or pairs < 1 or not 1 <= neighbors < 10 or most < _FEWEST:
-        cause = f"pairs {pairs}, neighbors {neighbors} and most {most} are not whole numbers from 1, 1 to 9, {_FEWEST}"
-        raise BadInput(Problem("HW-GM-002", "generation_metrics", cause, "use 10, 5 and 1000"))
-
-
-def _nothing(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, out: MutableMapping) -> GenerationMetrics:
-    """What is said of points too few to be compared: a condition that few cells meet shall not cost all else."""
-    log.warning(
-        "generation_metrics: nothing is compared, as %d generated, %d training and %d held-out points are there: %s",
-        *map(len, (generated, train, held_out)),
-        f"the fewest are {_FEWEST}; more held out (cells: holdout), or a condition that more cells meet",
-    )
-    out.update({name: np.full(len(MEASURES), np.nan) for name in ("values", "floor", "floor_spread")})
-    out["n_compared"] = np.int64(0)
-    return GenerationMetrics(*(out[name] for name in ("values", "floor", "floor_spread", "n_compared")))
 
 
 def _tell(figures: np.ndarray) -> None:
@@ -216,7 +193,7 @@ def _closeness(train: np.ndarray, held_out: np.ndarray, threads: int | None) -> 
 
     def close(points: np.ndarray) -> tuple[float, float]:
         found = nearest(train, points, 1, threads).distances[:, 0]
-        return float(np.sqrt((found**2).mean()) / typical) if typical > 0 else np.nan, float((found <= bound).mean())
+        return float(np.sqrt((found**2).mean()) / typical) if typical > 0 else np.nan, float((found < bound).mean())
 
     return close
 
@@ -249,34 +226,31 @@ def _labels(labelled: Labelled, column: str, generated: np.ndarray, held_out: np
 def _entropic(first: np.ndarray, second: np.ndarray, blur: float) -> float:
     """min <P, C> + eps KL(P | a x b), eps = 2 blur^2, by its dual <a, f> + <b, g>, which errs by squares of errors.
 
-    eps is halved from the largest cost on. At each, potentials are fitted once in logarithms, so that nothing
-    underflows, and then scaled by matrix products, until the dual value stands still: groups that lie far apart and
-    have other shares of the two samples exchange mass slowly.
+    eps is halved from the largest cost on, in logarithms, so that nothing underflows; then potentials are scaled by
+    matrix products and taken into the kernel every 50 updates.
     """
     from scipy.special import logsumexp
 
     if not blur > 0:
         raise BadInput(Problem("HW-GM-004", "held_out", "more than half of the points are equal", "remove duplicates"))
     costs, least = _squares(first, second), 2 * blur**2
-    (n, m), halvings = costs.shape, np.ceil(np.log2(max(float(costs.max()) / least, 1)))
+    (n, m), eps = costs.shape, max(float(costs.max()), least)
     f, g = np.zeros((n, 1)), np.zeros(m)
-    for halving in np.arange(halvings, -1, -1):
-        eps = least * 2**halving
+    while True:
         f = -eps * (logsumexp((g - costs) / eps, axis=1, keepdims=True) - np.log(m))
         g = -eps * (logsumexp((f - costs) / eps, axis=0) - np.log(n))
-        change, value = np.inf, f.mean() + g.mean()
-        for _ in range(_ROUNDS if halving else _LAST_ROUNDS):
-            kernel, u, v = np.exp((f + g - costs) / eps), np.ones(n), np.ones(m)
-            for _ in range(_UPDATES):
-                u = m / (kernel @ v)
-                v = n / (u @ kernel)
-            f, g = f + eps * np.log(u)[:, None], g + eps * np.log(v)
-            change, value = abs(f.mean() + g.mean() - value), f.mean() + g.mean()
-            if change <= _TOLERANCE * max(abs(value), eps):
-                break
-    if change > _TOLERANCE * max(abs(value), eps):
-        log.warning("generation_metrics: a transport cost of %.3g still changes by %.2g", value, change)
-    return float(value)
+        if eps == least:
+            break
+        eps = max(eps / 2, least)
+    for _ in range(_ROUNDS):
+        kernel, u, v = np.exp((f + g - costs) / eps), np.ones(n), np.ones(m)
+        for _ in range(50):
+            u = m / (kernel @ v)
+            v = n / (u @ kernel)
+        f, g = f + eps * np.log(u)[:, None], g + eps * np.log(v)
+        if np.abs(u * (kernel @ v) / m - 1).mean() < _TOLERANCE:
+            break
+    return float(f.mean() + g.mean())
 
 
 def _named(generated, train, held_out):
@@ -285,9 +259,10 @@ def _named(generated, train, held_out):
 
 def _table(points, name: str) -> np.ndarray:
     points = np.asarray(points[:], np.float64)
-    if points.ndim != 2 or not np.isfinite(points).all():
-        cause = f"points of shape {points.shape} are no table, or not finite"
-        raise BadInput(Problem("HW-GM-001", name, cause, "give (point, dimension) of finite numbers"))
+    if points.ndim != 2 or len(points) < 20 or not np.isfinite(points).all():
+        cause = f"points of shape {points.shape} are fewer than 20, no table, or not finite"
+        remedy = "give 20 finite points or more: a condition that more cells meet, a larger cells: holdout"
+        raise BadInput(Problem("HW-GM-001", name, cause, remedy))
     return points
 
 

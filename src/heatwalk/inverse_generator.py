@@ -1,7 +1,6 @@
 """The inverse of a diffusion's generator as a kernel, from samples alone, and the velocity that particles take."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +51,7 @@ def generator(
     centre = samples.mean(axis=0)
     about = samples - centre
     own = about if landmarks is None else about[landmarks]
-    if modes != "auto" and not (isinstance(modes, Integral) and 1 <= modes < len(own)):
+    if modes != "auto" and not 1 <= modes < len(own):
         cause = f"{modes} modes are asked for, {len(own)} samples have at most {len(own) - 1}"
         raise BadInput(Problem("HW-PA-004", "modes", cause, "ask for fewer modes, or auto"))
     squares = _squares(own, own)

@@ -72,9 +72,6 @@ def concerns(shown: dict | None) -> list[Concern]:
     if copies > _COPIES:
         text = f"{copies:.0%} of the generated cells are nearer to a sample than all but 5% of held-out cells are."
         found.append(Concern(text, "They may be copies: take more samples, a larger bandwidth, or fewer components."))
-    if shown.get("compared") == 0:
-        text = f"The generated cells are compared with nothing: {shown['held_out']} cells held out are too few."
-        found.append(Concern(text, "Raise cells: holdout, or take a condition that more cells meet."))
     if shown["flagged"] > _LEFT:
         text = f"{shown['flagged']:.0%} of the generated cells left the data."
         found.append(Concern(text, "Leave them out (heatwalk_flagged), or start from samples."))
@@ -84,7 +81,7 @@ def concerns(shown: dict | None) -> list[Concern]:
         found.append(Concern(text, "Kinds of cells may be missing: look where in the picture none are."))
     value, floor = known.get("label_match", (1.0, 1.0))
     if value < floor - _RECOGNISED:
-        text = f"{value:.0%} of the generated cells are taken for what the held-out cells are, of these {floor:.0%}."
+        text = f"{value:.0%} of the generated cells are taken for {shown['condition']}, of held-out cells {floor:.0%}."
         found.append(Concern(text, "Look at the labels that they are taken for."))
     return found
 

@@ -1,7 +1,7 @@
 """particles: new points from samples without training, moved by the inverse generator of their diffusion map."""
 
 from collections.abc import Callable, MutableMapping
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +119,7 @@ def particles(
         around = surroundings(samples, seed=seed, threads=threads)
         chosen = np.sort(even(samples, landmarks, rng)) if len(samples) > landmarks else None
         options = {"bandwidth": bandwidth, "effective_samples": effective_samples, "modes": modes}
-        made = _matchable(generator(samples, landmarks=chosen, **options), n_particles, start)
+        made = _matchable(generator(samples, landmarks=chosen, **options), n_particles)
         started = _started(start, n_particles, around, made, (points, cells), rng, seed, threads)
         state, energy = _moved(made, started, max_steps, threads)
         final = settled(around, state.points, rng, threads)
@@ -136,13 +136,12 @@ def particles(
     return Particles(**{name: out[name] for name in Particles._fields if name in out})
 
 
-def _matchable(made: Generator, n_particles: int, start) -> Generator:
+def _matchable(made: Generator, n_particles: int) -> Generator:
     """Without the modes that fewer samples carry than one particle stands for, or than 2: nothing can match them.
 
     Samples that carry a mode: (sum psi^2)^2 / sum psi^4. A mode of one outlying sample has an eigenvalue of all but 1
     and the largest weight: a particle that comes near it outweighs all others, and the energy falls no further.
     """
-    n_particles = n_particles if isinstance(start, str) else len(start)
     squares = made.vectors**2
     carried = squares.sum(axis=0) ** 2 / (squares**2).sum(axis=0)
     fewest = max(_CARRIED, len(squares) / max(n_particles, _CROWD))
@@ -172,9 +171,8 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
     if isinstance(start, str) and start == "samples":
         return drawn(around, even(samples, n_particles, rng), rng)
     if isinstance(start, str) and start == "gaussian":
-        squares, axes = np.linalg.eigh(np.cov(samples.T, bias=True).reshape(samples.shape[1], -1))
-        spread = axes * np.sqrt(np.maximum(squares, 0))
-        started = samples.mean(axis=0) + rng.normal(size=(n_particles, len(squares))) @ spread.T
+        spread = (samples - made.centre) / np.sqrt(len(samples))
+        started = made.centre + rng.normal(size=(n_particles, len(samples))) @ spread
     elif isinstance(start, str):
         population = _read(of[0], _population(of[1], start))
         others = surroundings(population, seed=seed, threads=threads)
@@ -244,8 +242,6 @@ def _check_options(n_particles, landmarks, max_steps, decode, pca) -> None:
         if not (isinstance(value, Integral) and value >= least):
             cause = f"{value!r} is no whole number from {least}"
             raise BadInput(Problem("HW-PA-002", name, cause, f"set {name} to {least} or more"))
-    if decode not in (True, False, "auto"):
-        raise BadInput(Problem("HW-PA-010", "decode", f"{decode!r} is unknown", "use auto, true or false"))
     if decode is True and (pca is None or pca.loadings is None):
         cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
         raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto or false"))
@@ -256,13 +252,13 @@ def _checked(samples: np.ndarray, effective_samples, bandwidth, landmarks) -> np
         cause = f"samples of shape {samples.shape} are fewer than {_FEWEST}, no table, or not finite"
         raise BadInput(Problem("HW-PA-001", "points", cause, f"give {_FEWEST} finite samples or more"))
     most = 0.9 * min(len(samples), landmarks)
-    if bandwidth == "auto" and not 1.5 <= effective_samples <= most:
+    if not 1.5 <= effective_samples <= most:
         cause = (
             f"{effective_samples} is not between 1.5 and nine tenths of the {min(len(samples), landmarks)} samples used"
         )
-        remedy = f"set it to {min(20, int(most))}, or give more samples"
+        remedy = f"set it to {min(20, most):.0f}, or give more samples"
         raise BadInput(Problem("HW-PA-007", "effective_samples", cause, remedy))
-    if bandwidth != "auto" and not (isinstance(bandwidth, Real) and np.isfinite(bandwidth) and bandwidth > 0):
+    if bandwidth != "auto" and not (np.isfinite(bandwidth) and bandwidth > 0):
         raise BadInput(Problem("HW-PA-007", "bandwidth", f"{bandwidth!r} is no length", "set it above 0, or to auto"))
     return samples
 

@@ -147,9 +147,9 @@ class Rules(Plan):
         names = {"report": "report.html", "atlas": "atlas.zarr", "particles": "particles.h5ad"}
         return "\n".join(
             f"{stage}: results/{name}/{stage}/{file}"
-            for name in self.datasets
+            for name, row in self.datasets.items()
             for stage, file in names.items()
-            if stage in self.wanted(name)
+            if stage in row.stages
         )
 
     def _row(self, wildcards):

@@ -21,7 +21,7 @@ class Surroundings(NamedTuple):
     names: np.ndarray  # (sample, neighbor)
     shares: np.ndarray  # (sample, neighbor) of the weight, falling to 0 at the next neighbour
     residuals: np.ndarray  # (sample, dimension)
-    spacing: np.ndarray  # (sample,) distance to the nearest neighbour in another place
+    spacing: np.ndarray  # (sample,) distance to the nearest other sample
 
 
 def width_of(n_samples: int, dimension: int) -> int:
@@ -37,10 +37,7 @@ def surroundings(samples: np.ndarray, *, seed: int = 0, threads: int | None = No
     residuals = np.empty(samples.shape)
     for part in _parts(len(samples), width, samples.shape[1]):
         residuals[part] = samples[part] - np.einsum("ij,ijk->ik", shares[part], samples[names[part]])
-    # Duplicates say nothing of how far apart samples lie.
-    distances = np.asarray(found.distances[:], np.float64)
-    apart = np.where(distances > 0, distances, np.inf).min(axis=1)
-    return Surroundings(samples, names, shares, residuals, np.where(np.isfinite(apart), apart, 0))
+    return Surroundings(samples, names, shares, residuals, np.asarray(found.distances[:, 0], np.float64))
 
 
 def nearest(samples: np.ndarray, points: np.ndarray, width: int, threads: int | None = None) -> exact.Found:
