@@ -1,6 +1,7 @@
 """generation_metrics: every measure against a known answer, and copies found."""
 
 import itertools
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -59,6 +60,24 @@ def test_sinkhorn_by_a_dense_twin():
 
     wanted = twin(first, second) - twin(first, first) / 2 - twin(second, second) / 2
     assert sinkhorn(first, second, blur) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(("left", "right"), [(3, 4), (10, 20)])
+def test_sinkhorn_of_far_groups_with_other_shares_is_the_exact_distance(left, right, caplog):
+    """Mass crosses a gap of 200: at a blur of .05 of the median distance nothing else counts."""
+    first, second = normal(300, 0), normal(300, 1)
+    first[:left, 0] += 200
+    second[:right, 0] += 200
+    assert w2_squared(first, second) > 100
+    assert sinkhorn(first, second, 0.09) == pytest.approx(w2_squared(first, second), rel=1e-3)
+    assert not caplog.records
+
+
+def test_sinkhorn_that_runs_out_of_rounds_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(sys.modules["heatwalk.generation_metrics"], "_LAST_ROUNDS", 1)
+    first, second = normal(60, 0), normal(60, 1)
+    sinkhorn(first, second, 0.01)
+    assert "sinkhorn still changes by" in caplog.text
 
 
 def test_mmd_of_normals_is_the_closed_form():
