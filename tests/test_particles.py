@@ -373,18 +373,20 @@ def test_decoding_leads_back_and_is_not_negative(two_groups):
 
 def test_the_report_warns_of_copies_and_of_what_left_the_data():
     rows = [("coverage", 0.95, 0.96, 0, ""), ("memorisation", 0.08, 0.05, 0, ""), ("label_match", 0.9, 0.94, 0, "")]
-    shown = {"rows": rows, "flagged": 0.01, "condition": "kind=far"}
+    shown = {"rows": rows, "flagged": 0.01, "label": "kind", "problems": []}
     assert concerns(shown) == concerns(None) == concerns({**shown, "rows": []}) == []
     for place, changed, said in (
         (0, ("coverage", 0.7, 0.96, 0, ""), "Generated cells cover 70% of the held-out cells, real ones 96%."),
-        (1, ("memorisation", 0.3, 0.05, 0, ""), "30% of the generated cells are nearer to a sample than all but 5%"),
+        (1, ("memorisation", 0.3, 0.05, 0, ""), "30% of the generated cells are as near to a sample as the nearest 5%"),
         (
             2,
             ("label_match", 0.5, 0.94, 0, ""),
-            "50% of the generated cells are taken for kind=far, of held-out cells 94%",
+            "50% of the generated cells are taken for the kind of held-out ones, of those 94%",
         ),
     ):
         (concern,) = concerns({**shown, "rows": [*rows[:place], changed, *rows[place + 1 :]]})
         assert concern.text.startswith(said)
+    # Where a third of real cells repeat, as many generated ones do.
+    assert concerns({**shown, "rows": [rows[0], ("memorisation", 0.33, 0.3, 0, ""), rows[2]]}) == []
     (concern,) = concerns({**shown, "flagged": 0.2})
     assert concern.text == "20% of the generated cells left the data."
