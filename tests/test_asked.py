@@ -1,6 +1,7 @@
 """What is wrong with a query beside its reference is said before anything runs."""
 
 import json
+import re
 
 import anndata
 import numpy as np
@@ -100,6 +101,27 @@ def test_a_condition_that_no_cell_meets_is_said_before_anything_runs(folder, opt
     found = [str(problem) for problem in asked.problems(plan, "toy", folder / "results")]
     assert len(found) == len(said)
     assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, []),
+        (
+            {"particles": {"condition": "type=1"}},
+            [r"HW-GM-001 generation_metrics: about \d of \d\d cells with 'type=1' will be held out"],
+        ),
+        ({"particles": {"condition": "type=1"}, "cells": {"holdout": 0.3}}, []),
+        ({"cells": {"holdout": 0.05}}, ["HW-GM-001 generation_metrics: about 12 of 240 cells will be held out"]),
+    ],
+)
+def test_too_few_held_out_cells_are_said_before_anything_runs(folder, options, said):
+    rows = "name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\tgeneration_metrics\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    plan = Plan({**options, "datasets": str(folder / "config" / "datasets.tsv")}, ROOT)
+    found = [str(problem) for problem in asked.problems(plan, "toy", folder / "results")]
+    assert len(found) == len(said)
+    assert all(re.match(start, line) for line, start in zip(found, said, strict=True))
 
 
 def test_items_of_another_shape_are_refused(folder):

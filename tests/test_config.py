@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from heatwalk import config
 from heatwalk.errors import BadInput
+from heatwalk.rules import Rules
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -117,6 +119,16 @@ def test_wrong_rows_are_said_in_one_line(tmp_path, row, message):
 
     _, (problem,) = table(tmp_path, row)
     assert re.search(message, str(problem))
+
+
+def test_results_that_other_stages_imply_are_named_too():
+    rows = {"toy": config.Dataset("toy", "toy.h5ad", "counts", stages=("generation_metrics", "report"))}
+    said = Rules.where_results_are(SimpleNamespace(datasets=rows)).splitlines()
+    assert said == [
+        "report: results/toy/report/report.html",
+        "atlas: results/toy/atlas/atlas.zarr",
+        "particles: results/toy/particles/particles.h5ad",
+    ]
 
 
 def test_an_unknown_column_of_the_table_is_said(tmp_path):

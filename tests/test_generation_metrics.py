@@ -1,6 +1,7 @@
 """generation_metrics: every measure against a known answer, and copies found."""
 
 import itertools
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,11 +15,13 @@ from heatwalk.generation_metrics import (
     Labelled,
     beside,
     coverage_and_density,
+    measured,
     mmd,
     sinkhorn,
     two_sample,
     w2_squared,
 )
+from heatwalk.likeness import concerns
 
 
 def normal(n_points, seed, shift=0.0):
@@ -61,6 +64,24 @@ def test_sinkhorn_by_a_dense_twin():
     assert sinkhorn(first, second, blur) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize(("left", "right"), [(3, 4), (10, 20)])
+def test_sinkhorn_of_far_groups_with_other_shares_is_the_exact_distance(left, right, caplog):
+    """Mass crosses a gap of 200: at a blur of .05 of the median distance nothing else counts."""
+    first, second = normal(300, 0), normal(300, 1)
+    first[:left, 0] += 200
+    second[:right, 0] += 200
+    assert w2_squared(first, second) > 100
+    assert sinkhorn(first, second, 0.09) == pytest.approx(w2_squared(first, second), rel=1e-3)
+    assert not caplog.records
+
+
+def test_sinkhorn_that_runs_out_of_rounds_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(sys.modules["heatwalk.generation_metrics"], "_LAST_ROUNDS", 1)
+    monkeypatch.setattr(sys.modules["heatwalk.generation_metrics"], "_TOLERANCE", -1)
+    sinkhorn(normal(30, 0), normal(30, 1), 0.1)
+    assert "sinkhorn still changes by" in caplog.text
+
+
 def test_mmd_of_normals_is_the_closed_form():
     """E k(x, y) = (1 + 2/s^2)^(-d/2) exp(-|shift|^2 / (2 (s^2 + 2))) for unit normals."""
     first, second = normal(1500, 0), normal(1500, 1, [1.0, 0])
@@ -96,6 +117,17 @@ def test_fresh_points_are_at_the_floor_and_copies_are_found():
     assert value(copied, "off_manifold") == 0
 
 
+def test_copies_are_found_where_real_points_repeat():
+    """The 5% quantile is 0 where a tenth of the held-out points are training points too."""
+    train, held = normal(400, 0), normal(400, 1)
+    held[:40] = train[:40]
+    copied = hw.generation_metrics(train[:200], train, held, pairs=10, most=50)
+    assert value(copied, "memorisation") == 1
+    assert copied.floor[MEASURES.index("memorisation")] == pytest.approx(0.1, abs=0.05)
+    fresh = hw.generation_metrics(normal(200, 2), train, held, pairs=2, most=50)
+    assert value(fresh, "memorisation") == 0
+
+
 def test_worse_points_are_worse_by_every_distance():
     train, held = normal(400, 0), normal(400, 1)
     found = hw.generation_metrics(normal(200, 2, 1.0), train, held, pairs=3, most=80)
@@ -121,6 +153,50 @@ def test_labels_are_matched_beside_held_out_ones():
     assert hw.generation_metrics(normal(60, 4), train, held, pairs=1, most=30).labels is None
     with pytest.raises(hw.BadInput, match="HW-GM-003 label: there is no column 'sort' in obs; use one of: kind, day"):
         hw.generation_metrics(normal(60, 4), train, held, labelled, label="sort")
+
+
+def test_a_condition_of_numbers_has_no_labels_unless_they_are_asked_for():
+    train, held = normal(1200, 0), normal(60, 1)
+    labelled = Labelled(train, {"score": np.arange(1200.0)}, {"score": np.zeros(60)}, "score")
+    found = hw.generation_metrics(normal(60, 2), train, held, labelled, pairs=1, most=20)
+    assert found.labels is None
+    assert np.isnan(value(found, "label_match"))
+    assert np.isfinite(value(found, "w2_squared"))
+    with pytest.raises(hw.BadInput, match="HW-GM-003 label: 'score' has 1200 different values, more than 1000"):
+        hw.generation_metrics(normal(60, 2), train, held, labelled, label="score", pairs=1, most=20)
+
+
+@pytest.mark.parametrize(
+    ("points", "new", "options", "code", "said"),
+    [
+        (normal(100, 0), normal(50, 1), {}, "HW-GM-001", "held_out: 10 points are fewer than 20"),
+        (normal(400, 0), normal(19, 1), {}, "HW-GM-001", "generated: 19 points are fewer than 20"),
+        (np.repeat([[0.0, 0], [1, 1]], [380, 20], axis=0), normal(30, 1), {}, "HW-GM-004", "more than half"),
+        (normal(1500, 0), normal(30, 1), {"label": "score"}, "HW-GM-003", "1350 different values"),
+    ],
+)
+def test_nothing_to_compare_is_a_result_that_says_why(points, new, options, code, said, caplog):
+    split = (np.arange(len(points)) % 10 == 0).astype(np.uint8)
+    cells = SimpleNamespace(split=split, obs=pd.DataFrame({"score": np.arange(len(points))}))
+    out = {}
+    measured({"any": stored(new)}, points, cells, {"pairs": 1, **options}, out, seed=3)
+    assert all(np.isnan(out[name]).all() and len(out[name]) == 9 for name in ("values", "floor", "floor_spread"))
+    assert out["n_compared"] == 0
+    assert list(out["problems"].index) == [code]
+    assert said in caplog.text
+    (concern,) = concerns({"rows": [], "flagged": 0, "problems": [tuple(out["problems"].iloc[0])]})
+    assert concern.text.startswith("The generated cells were not measured: ")
+
+
+def test_what_an_option_has_wrong_still_fails():
+    points, out = normal(400, 0), {}
+    cells = SimpleNamespace(split=np.arange(400) % 5 == 0, obs=pd.DataFrame({"day": np.zeros(400)}))
+    with pytest.raises(hw.BadInput, match="HW-GM-003 label: there is no column 'sort'"):
+        measured({"any": stored(points[:30])}, points, cells, {"label": "sort"}, out)
+    assert not out
+    measured({"any": stored(points[:30])}, points, cells, {"pairs": 1}, out)
+    assert np.isfinite(out["values"][:8]).all()
+    assert "problems" not in out
 
 
 def test_threads_change_no_figure():
@@ -156,7 +232,21 @@ def test_bad_points():
     good = normal(50, 0)
     with pytest.raises(hw.BadInput, match="HW-GM-001 generated"):
         hw.generation_metrics(np.full((50, 2), np.nan), good, good)
-    with pytest.raises(hw.BadInput, match="HW-GM-001 held_out"):
+    with pytest.raises(hw.BadInput, match="HW-GM-001 held_out: 3 points .* larger cells: holdout"):
         hw.generation_metrics(good, good, good[:3])
-    with pytest.raises(hw.BadInput, match="HW-GM-002"):
-        hw.generation_metrics(good, good, good, pairs=0)
+    with pytest.raises(hw.BadInput, match="HW-GM-001 generated: 3 points .*; raise particles: n_particles"):
+        hw.generation_metrics(good[:3], good, good)
+    with pytest.raises(hw.BadInput, match="HW-GM-001 train: 3 points .*; use .* a smaller cells: holdout"):
+        hw.generation_metrics(good, good[:3], good)
+    with pytest.raises(hw.BadInput, match=r"HW-GM-001 generated: points of shape \(50, 3\)"):
+        hw.generation_metrics(np.zeros((50, 3)), good, good)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pairs": 0}, {"pairs": 2.5}, {"neighbors": 10}, {"neighbors": "5"}, {"most": 1}, {"most": 19}]
+)
+def test_bad_options(options):
+    good = normal(50, 0)
+    (name,) = options
+    with pytest.raises(hw.BadInput, match=f"HW-GM-002 {name}: .* is no whole number from"):
+        hw.generation_metrics(good, good, good, **options)

@@ -1,5 +1,7 @@
 """particles: the operator, the flow beside its literal formula and exact eigenfunctions, and what inputs may do."""
 
+import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -251,6 +253,40 @@ def test_a_mode_of_one_outlying_sample_is_left_out_and_that_of_a_group_is_not():
     assert few.eigenvalues[0] < 0.99
 
 
+def test_particles_that_are_given_count_for_the_modes():
+    samples = np.random.default_rng(0).normal(size=(300, 2))
+    samples = np.concatenate([samples, samples[:5] + 9])
+    given = hw.particles(samples, start=samples[:30] + 0.1)
+    assert given.eigenvalues[0] < 0.99
+    assert len(given.eigenvalues) == len(hw.particles(samples, n_particles=30).eigenvalues)
+
+
+def test_a_gaussian_start_has_mean_and_covariance_and_no_array_of_particles_by_samples():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(4000, 3)) @ np.array([[3.0, 1, 0], [0, 1, 0], [0, 0, 0]]) + 7
+    around = surroundings(samples)
+    made = generator(samples, landmarks=np.arange(0, 4000, 20))
+    kept = np.random.default_rng(1)
+    tracemalloc.start()
+    module = sys.modules["heatwalk.particles"]
+    started = module._started("gaussian", 4000, around, made, (samples, None), kept, 0, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(started.mean(axis=0), samples.mean(axis=0), atol=0.2)
+    np.testing.assert_allclose(np.cov(started.T), np.cov(samples.T), atol=0.6)
+    assert peak < 8 * 4000 * 4000 / 2
+
+
+def test_copies_of_samples_leave_no_particle_out_of_the_data():
+    samples = moons(150, 0)
+    twice = np.concatenate([samples, samples, samples[:1] + 0.01])
+    found = hw.particles(twice, n_particles=200)
+    once = np.quantile(surroundings(samples).spacing, 0.99)
+    assert found.flagged.mean() < 0.2
+    assert found.flagged[found.distances > 1.01 * once].all()
+    assert not found.flagged[found.distances < 0.95 * once].any()
+
+
 def test_settling_takes_particles_to_a_curved_surface():
     samples, rng = circle(1000, 0, noise=0), np.random.default_rng(0)
     made = settled(surroundings(samples), 1.1 * samples[:200], rng)
@@ -271,7 +307,12 @@ def test_even_rows_take_every_region_by_its_share():
         ({"bandwidth": 1e-6}, "HW-PA-005 bandwidth:.*the identity"),
         ({"bandwidth": 1e4}, "HW-PA-005 bandwidth:.*constant"),
         ({"bandwidth": -1}, "HW-PA-007 bandwidth"),
-        ({"effective_samples": 99}, "HW-PA-007 effective_samples"),
+        ({"bandwidth": "x"}, "HW-PA-007 bandwidth: 'x' is no length; set it above 0, or to auto"),
+        ({"effective_samples": 99}, "HW-PA-007 effective_samples: 99 is not between 1.5 and 90.0.*set it to 20"),
+        ({"effective_samples": "x"}, "HW-PA-007 effective_samples"),
+        ({"modes": 2.5}, "HW-PA-004 modes: 2.5 is no whole number"),
+        ({"modes": "all"}, "HW-PA-004 modes: 'all' is no whole number"),
+        ({"decode": "yes"}, "HW-PA-010 decode: 'yes' is none of true, false and auto"),
         ({"start": np.empty((0, 2))}, "HW-PA-003 start:.*\\(0, 2\\)"),
         ({"start": np.full((3, 2), np.nan)}, "HW-PA-003 start"),
         ({"start": "nowhere"}, "HW-PA-003 start"),
@@ -282,6 +323,22 @@ def test_even_rows_take_every_region_by_its_share():
 def test_bad_options(options, message):
     with pytest.raises(hw.BadInput, match=message):
         hw.particles(moons(100, 0), **options)
+
+
+def test_few_samples_are_seen_in_part(caplog):
+    samples = np.random.default_rng(0).normal(size=(22, 2))
+    caplog.set_level("INFO", "heatwalk")
+    for few in (samples, samples[:8]):
+        found = hw.particles(few, n_particles=30)
+        assert np.isfinite(found.points).all()
+        assert f"effective_samples is {0.9 * len(few):.1f}, as only {len(few)} samples" in caplog.text
+    with pytest.raises(hw.BadInput, match="HW-PA-007 effective_samples: 20.0 is not .* 19.8, .*; set it to 19,"):
+        hw.particles(samples, effective_samples=20.0)
+    caplog.clear()
+    # Where a bandwidth is given they mean nothing.
+    assert hw.particles(samples, n_particles=30, effective_samples=20.0, bandwidth=0.5).bandwidth == 0.5
+    hw.particles(moons(100, 0), n_particles=30)
+    assert "effective_samples" not in caplog.text
 
 
 def test_bad_samples():
@@ -373,18 +430,20 @@ def test_decoding_leads_back_and_is_not_negative(two_groups):
 
 def test_the_report_warns_of_copies_and_of_what_left_the_data():
     rows = [("coverage", 0.95, 0.96, 0, ""), ("memorisation", 0.08, 0.05, 0, ""), ("label_match", 0.9, 0.94, 0, "")]
-    shown = {"rows": rows, "flagged": 0.01, "condition": "kind=far"}
+    shown = {"rows": rows, "flagged": 0.01, "label": "kind", "problems": []}
     assert concerns(shown) == concerns(None) == concerns({**shown, "rows": []}) == []
     for place, changed, said in (
         (0, ("coverage", 0.7, 0.96, 0, ""), "Generated cells cover 70% of the held-out cells, real ones 96%."),
-        (1, ("memorisation", 0.3, 0.05, 0, ""), "30% of the generated cells are nearer to a sample than all but 5%"),
+        (1, ("memorisation", 0.3, 0.05, 0, ""), "30% of the generated cells are as near to a sample as the nearest 5%"),
         (
             2,
             ("label_match", 0.5, 0.94, 0, ""),
-            "50% of the generated cells are taken for kind=far, of held-out cells 94%",
+            "50% of the generated cells are taken for the kind of held-out ones, of those 94%",
         ),
     ):
         (concern,) = concerns({**shown, "rows": [*rows[:place], changed, *rows[place + 1 :]]})
         assert concern.text.startswith(said)
+    # Where a third of real cells repeat, as many generated ones do.
+    assert concerns({**shown, "rows": [rows[0], ("memorisation", 0.33, 0.3, 0, ""), rows[2]]}) == []
     (concern,) = concerns({**shown, "flagged": 0.2})
     assert concern.text == "20% of the generated cells left the data."

@@ -10,6 +10,7 @@ from heatwalk.condition import matching
 from heatwalk.config import Plan, memory_bytes
 from heatwalk.errors import BadInput, Problem
 from heatwalk.extension import coded
+from heatwalk.generation_metrics import FEWEST
 from heatwalk.inputs import Input, open_input
 from heatwalk.query import settle
 
@@ -19,7 +20,7 @@ _SPARSE = ("counts", "logged")
 def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
     """Features that the reference has and the query has not, and columns of `transfer` that hold no labels.
 
-    Of a dataset with particles, a condition or a start that no cell meets.
+    Of a dataset with particles, a condition or a start that no cell meets, or too few to measure new cells beside.
     Which genes the reference selects is known once its cells stand in `results`; before, a query of counts or logged
     values is refused only where it shares no gene at all. The query's own source is taken to be sound.
     """
@@ -42,7 +43,23 @@ def _conditions(plan: Plan, name: str) -> list[Problem]:
                     matching(source.obs, options[option], code, f"particles: {option}")
                 except BadInput as error:
                     found += error.problems
+        if not found and "generation_metrics" in plan.wanted(name):
+            found = _few_held_out(plan.options(name, "cells"), source.obs, options["condition"])
     return found
+
+
+def _few_held_out(of_cells: dict, obs, condition: str) -> list[Problem]:
+    """Fewer cells than generation_metrics compares; how many whole groups hold is not foreseen."""
+    n_cells = len(matching(obs, condition, "HW-PA-008", "particles: condition") if condition else obs)
+    expected = of_cells["holdout"] * n_cells
+    if expected >= FEWEST or of_cells["holdout_group"]:
+        return []
+    asked = f" with {condition!r}" if condition else ""
+    cause = f"about {expected:.0f} of {n_cells} cells{asked} will be held out; fewer than {FEWEST} are not compared"
+    remedy = "use a condition that more cells meet"
+    if n_cells > 2 * FEWEST:
+        remedy = f"set cells: holdout to {np.ceil(110 * FEWEST / n_cells) / 100:.2f}, or {remedy}"
+    return [Problem("HW-GM-001", "generation_metrics", cause, remedy)]
 
 
 def opened(plan: Plan, name: str) -> Input:

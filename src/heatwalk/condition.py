@@ -35,7 +35,9 @@ def with_value(column, value: str, asked: str, code: str, where: str) -> np.ndar
     """Numbers of the cells that have a value, written as text or as a number; or the least or the largest one."""
     import pandas
 
-    is_number = pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column)
+    if isinstance(column.dtype, pandas.CategoricalDtype) and _numbers(column.cat.categories):
+        column = column.astype(np.float64)
+    is_number = _numbers(column)
     if is_number:
         values = column.to_numpy(np.float64, na_value=np.nan)
         ends = {"min": np.fmin.reduce(values), "max": np.fmax.reduce(values)} if len(values) else {}
@@ -50,6 +52,12 @@ def with_value(column, value: str, asked: str, code: str, where: str) -> np.ndar
         cause = f"no cell has {asked!r}"
         if is_number and len(levels):
             cause += f": the column goes from {ends['min']:g} to {ends['max']:g}"
-        remedy = f"use one of its values: {first_few(sorted(map(str, levels)), 8) or 'it has none'}"
-        raise BadInput(Problem(code, where, cause, f"{remedy}{', or min or max' if is_number else ''}"))
+        remedy = f"use one of its values: {first_few(sorted(map(str, levels)), 8)}{', or min or max' * is_number}"
+        raise BadInput(Problem(code, where, cause, remedy if len(levels) else "use another column: it has no value"))
     return found
+
+
+def _numbers(values) -> bool:
+    import pandas
+
+    return pandas.api.types.is_numeric_dtype(values) and not pandas.api.types.is_bool_dtype(values)

@@ -1,6 +1,7 @@
 """generation_metrics: how good new points are beside held-out ones, and whether they are copies."""
 
 from collections.abc import Callable, Mapping, MutableMapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,10 @@ _BLUR = 0.05  # of the median distance within the target
 _CLOSE = 0.05  # quantile of the held-out points' distances to the training points
 _NEAREST = 15  # labelled points that say what a point is taken for
 _LABELS = 1000
-_ROUNDS = 200  # of 50 updates
-_TOLERANCE = 1e-4  # of the mass of a point
+_ROUNDS, _LAST_ROUNDS = 20, 200  # of 50 updates, at every eps on the way and at the last
+_TOLERANCE = 1e-6  # change of the dual value in a round, of that value
 
+FEWEST = 20  # points of a side
 MEASURES = (
     "sinkhorn",
     "w2_squared",
@@ -31,12 +33,17 @@ MEASURES = (
 )
 
 
+class NothingToCompare(BadInput):
+    """The data leave nothing to compare, whatever the options are; a stage publishes that (`measured`)."""
+
+
 class GenerationMetrics(NamedTuple):
     values: Any  # (measure,) float64, in the order of MEASURES; NaN where it does not apply
     floor: Any  # (measure,) float64, mean of fresh points against fresh points
     floor_spread: Any  # (measure,) float64, its standard deviation over pairs
     n_compared: Any  # int64, points of either side
     labels: Any = None  # (label,) table: train, generated, held_out, each a share; where there are labels
+    problems: Any = None  # (problem,) table of a stage: code, cause, remedy; where there is nothing to compare
 
 
 class Labelled(NamedTuple):
@@ -62,10 +69,30 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
         own = np.isin(np.arange(len(train)), matching(obs, condition, "HW-GM-003", "condition"))
     if train.all():
         cause = "no cell is held out: nothing can tell new cells from copies"
-        raise BadInput(Problem("HW-GM-005", "cells: holdout", cause, "set it to 0.1, or leave generation_metrics out"))
+        remedy = "set it to 0.1, or leave generation_metrics out"
+        raise NothingToCompare(Problem("HW-GM-005", "cells: holdout", cause, remedy))
     column = column_of(obs, condition) or ""
     labelled = Labelled(points[train], obs[train], obs[own & ~train], column)
     return made["points"], points[own & train], points[own & ~train], labelled
+
+
+def measured(results: Mapping[str, Mapping], coordinates, cells, options: Mapping, out: MutableMapping, **limits):
+    """`generation_metrics` of `beside`; where the data leave nothing to compare, figures of NaN and the reason.
+
+    An atlas and a report are worth having without: a few cells too few shall not cost them.
+    """
+    import pandas
+
+    try:
+        generation_metrics(*beside(results, coordinates, cells), **options, out=out, **limits)
+    except NothingToCompare as error:
+        for name in ("values", "floor", "floor_spread"):
+            out[name] = np.full(len(MEASURES), np.nan)
+        out["n_compared"] = np.int64(0)
+        columns = {name: [getattr(problem, name) for problem in error.problems] for name in ("cause", "remedy")}
+        codes = pandas.Index([problem.code for problem in error.problems], name="code", dtype=object)
+        out["problems"] = pandas.DataFrame(columns, index=codes)
+        log.warning("generation_metrics: nothing was compared: %s", error)
 
 
 def generation_metrics(
@@ -90,20 +117,20 @@ def generation_metrics(
     distance. two_sample: share of points whose nearest other of both samples is of their own (1/2 for equal laws).
     coverage: share of held-out points with a generated one within the distance to their `neighbors`-th held-out one;
     density: how many such balls hold a generated point, over `neighbors`. off_manifold: root mean square distance to
-    the nearest training point over that of held-out points. memorisation: share nearer to a training point than the
-    held-out points' 5% quantile; .05 is expected, of copies 1. label_match: share that 15 nearest labelled points
-    take for the one label of all held-out points; floor: of the held-out points. label: its column, "" for that of
-    `labelled`.
+    the nearest training point over that of held-out points. memorisation: share as near to a training point as
+    the held-out points' 5% quantile; .05 is expected, more where points repeat, of copies 1. label_match: share that 15
+    nearest labelled points take for the one label of all held-out points; floor: of the held-out points. label: its
+    column, "" for that of `labelled` unless it has more than 1,000 values.
     Both sides have as many points, at most `most`. floor: `fresh(count)` against `fresh(count)`, or where there is no
     such function halves of the held-out points, `pairs` times. Any number of threads gives the same figures.
-    Raises BadInput for fewer than 20 points on a side, points that are not finite, or a column that is not there.
+    Raises BadInput for fewer than 20 points on a side, points that are not finite or of other components, options out
+    of bounds, or a column that is not there.
     Sources: Feydy et al. (2019), Gretton et al. (2012), Schilling (1986), Naeem et al. (2020).
     """
     out = {} if out is None else out
-    generated, train, held_out = (_table(*given) for given in _named(generated, train, held_out))
-    if pairs < 1 or not 1 <= neighbors < 10:
-        cause = f"pairs {pairs} and neighbors {neighbors} are not at least 1 and between 1 and 9"
-        raise BadInput(Problem("HW-GM-002", "generation_metrics", cause, "use 10 pairs and 5 neighbors"))
+    _check_options(pairs, neighbors, most)
+    generated, train, held_out = _tables(generated, train, held_out)
+    column = _column(labelled, label)
     rng = np.random.default_rng([seed, 12])
     count = min(len(generated), len(held_out) if fresh else len(held_out) // 2, most)
     sides = [(_some(generated, count, rng), _some(held_out, count, rng))]
@@ -116,8 +143,8 @@ def generation_metrics(
         compared = compute.in_order(lambda pair: _compared(*pair, neighbors), sides, threads)
         compared = list(track(compared, "generation_metrics: pairs", len(sides)))
         singles = [(*close(points), np.nan) for points in (generated, *(first for first, _ in sides[1:]))]
-        if labelled is not None and (label or labelled.column):
-            out["labels"], match = _labels(labelled, label or labelled.column, generated, held_out, threads)
+        if column:
+            out["labels"], match = _labels(labelled, column, generated, held_out, threads)
             singles = [(*single[:2], match[place > 0]) for place, single in enumerate(singles)]
     figures = np.array([[*pair, *single] for pair, single in zip(compared, singles, strict=True)])
     _tell(figures)
@@ -193,25 +220,42 @@ def _closeness(train: np.ndarray, held_out: np.ndarray, threads: int | None) -> 
 
     def close(points: np.ndarray) -> tuple[float, float]:
         found = nearest(train, points, 1, threads).distances[:, 0]
-        return float(np.sqrt((found**2).mean()) / typical) if typical > 0 else np.nan, float((found < bound).mean())
+        return float(np.sqrt((found**2).mean()) / typical) if typical > 0 else np.nan, float((found <= bound).mean())
 
     return close
+
+
+def _column(labelled: Labelled | None, label: str) -> str:
+    """The column of labels; "" for none, or for the numbers of a condition that are no labels."""
+    column = "" if labelled is None else label or labelled.column
+    if not column:
+        return ""
+    if column not in labelled.labels:
+        remedy = f"use one of: {first_few(labelled.labels) or 'there is none'}"
+        raise BadInput(Problem("HW-GM-003", "label", f"there is no column {column!r} in obs", remedy))
+    n_values = len(set(_text(labelled.labels[column])))
+    if n_values <= _LABELS:
+        return column
+    cause = f"{column!r} has {n_values} different values, more than {_LABELS}"
+    if label:
+        raise NothingToCompare(Problem("HW-GM-003", "label", cause, "name a column of labels"))
+    log.info("generation_metrics: no labels are matched: %s", cause)
+    return ""
+
+
+def _text(values):
+    import pandas
+
+    return pandas.Series(np.asarray(values)).astype("string").fillna("")
 
 
 def _labels(labelled: Labelled, column: str, generated: np.ndarray, held_out: np.ndarray, threads: int | None):
     """Table of labels, and the shares of generated and held-out points taken for the one that the latter have."""
     import pandas
 
-    if column not in labelled.labels:
-        remedy = f"use one of: {first_few(labelled.labels) or 'there is none'}"
-        raise BadInput(Problem("HW-GM-003", "label", f"there is no column {column!r} in obs", remedy))
-    known = pandas.Series(np.asarray(labelled.labels[column])).astype("string").fillna("")
-    place, names = known.factorize(sort=True)
-    if len(names) > _LABELS:
-        cause = f"{column!r} has {len(names)} different values, more than {_LABELS}"
-        raise BadInput(Problem("HW-GM-003", "label", cause, "name a column of labels"))
-    own = pandas.Series(np.asarray(labelled.held_out[column])).astype("string").fillna("").unique()
-    train = _table(labelled.points, "train")
+    place, names = _text(labelled.labels[column]).factorize(sort=True)
+    own = _text(labelled.held_out[column]).unique()
+    train = np.asarray(labelled.points[:], np.float64)
     width, shares = min(_NEAREST, len(train)), {"train": np.bincount(place, minlength=len(names)) / len(place)}
     for kind, points in {"generated": generated, "held_out": held_out}.items():
         votes = place[nearest(train, points, width, threads).names]
@@ -226,44 +270,70 @@ def _labels(labelled: Labelled, column: str, generated: np.ndarray, held_out: np
 def _entropic(first: np.ndarray, second: np.ndarray, blur: float) -> float:
     """min <P, C> + eps KL(P | a x b), eps = 2 blur^2, by its dual <a, f> + <b, g>, which errs by squares of errors.
 
-    eps is halved from the largest cost on, in logarithms, so that nothing underflows; then potentials are scaled by
-    matrix products and taken into the kernel every 50 updates.
+    eps is halved from the largest cost on, and at each the potentials are updated until the value stands: mass that is
+    to cross a wide gap moves by about eps an update, and never would at the last one. Potentials follow a new eps in
+    logarithms, so that nothing underflows; then they are scaled by matrix products, and taken into the kernel every 50.
     """
     from scipy.special import logsumexp
 
     if not blur > 0:
-        raise BadInput(Problem("HW-GM-004", "held_out", "more than half of the points are equal", "remove duplicates"))
+        cause = "more than half of the points are equal"
+        raise NothingToCompare(Problem("HW-GM-004", "held_out", cause, "remove duplicates"))
     costs, least = _squares(first, second), 2 * blur**2
     (n, m), eps = costs.shape, max(float(costs.max()), least)
-    f, g = np.zeros((n, 1)), np.zeros(m)
+    g = np.zeros(m)
     while True:
         f = -eps * (logsumexp((g - costs) / eps, axis=1, keepdims=True) - np.log(m))
         g = -eps * (logsumexp((f - costs) / eps, axis=0) - np.log(n))
+        value = f.mean() + g.mean()
+        for _ in range(_LAST_ROUNDS if eps == least else _ROUNDS):
+            f, g = _scaled(costs, f, g, eps)
+            before, value = value, f.mean() + g.mean()
+            if abs(value - before) <= _TOLERANCE * max(abs(value), eps):
+                break
+        else:
+            if eps == least:
+                change = abs(value - before) / max(abs(value), eps)
+                log.warning("generation_metrics: sinkhorn still changes by %.2g in 50 updates, and is too low", change)
         if eps == least:
-            break
+            return float(value)
         eps = max(eps / 2, least)
-    for _ in range(_ROUNDS):
-        kernel, u, v = np.exp((f + g - costs) / eps), np.ones(n), np.ones(m)
-        for _ in range(50):
-            u = m / (kernel @ v)
-            v = n / (u @ kernel)
-        f, g = f + eps * np.log(u)[:, None], g + eps * np.log(v)
-        if np.abs(u * (kernel @ v) / m - 1).mean() < _TOLERANCE:
-            break
-    return float(f.mean() + g.mean())
 
 
-def _named(generated, train, held_out):
-    return (generated, "generated"), (train, "train"), (held_out, "held_out")
+def _scaled(costs: np.ndarray, f: np.ndarray, g: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Potentials after 50 updates of both."""
+    (n, m), kernel = costs.shape, np.exp((f + g - costs) / eps)
+    v = np.ones(m)
+    for _ in range(50):
+        u = m / (kernel @ v)
+        v = n / (u @ kernel)
+    return f + eps * np.log(u)[:, None], g + eps * np.log(v)
 
 
-def _table(points, name: str) -> np.ndarray:
-    points = np.asarray(points[:], np.float64)
-    if points.ndim != 2 or len(points) < 20 or not np.isfinite(points).all():
-        cause = f"points of shape {points.shape} are fewer than 20, no table, or not finite"
-        remedy = "give 20 finite points or more: a condition that more cells meet, a larger cells: holdout"
-        raise BadInput(Problem("HW-GM-001", name, cause, remedy))
-    return points
+def _check_options(pairs, neighbors, most) -> None:
+    bounds = {"pairs": (pairs, 1, np.inf), "neighbors": (neighbors, 1, 9), "most": (most, FEWEST, np.inf)}
+    for name, (value, least, largest) in bounds.items():
+        if not (isinstance(value, Integral) and least <= value <= largest):
+            cause = f"{value!r} is no whole number from {least}{f' to {largest}' if largest < np.inf else ''}"
+            raise BadInput(Problem("HW-GM-002", name, cause, "use 10 pairs, 5 neighbors and 1000 as most"))
+
+
+def _tables(generated, train, held_out) -> list[np.ndarray]:
+    """The three sides in double precision, checked."""
+    remedies = {
+        "generated": "raise particles: n_particles",
+        "train": "use a condition that more cells meet, or a smaller cells: holdout",
+        "held_out": "use a condition that more cells meet, or a larger cells: holdout",
+    }
+    sides = [np.asarray(points[:], np.float64) for points in (generated, train, held_out)]
+    for (name, remedy), points in zip(remedies.items(), sides, strict=True):
+        if points.ndim != 2 or points.shape[1:] != sides[1].shape[1:] or not np.isfinite(points).all():
+            cause = f"points of shape {points.shape} are no table, not finite, or have other components than train"
+            raise BadInput(Problem("HW-GM-001", name, cause, "give finite points of the same components"))
+        if len(points) < FEWEST:
+            cause = f"{len(points)} points are fewer than {FEWEST}"
+            raise NothingToCompare(Problem("HW-GM-001", name, cause, remedy))
+    return sides
 
 
 def _some(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from heatwalk import page, pictures
-from heatwalk.condition import matching
+from heatwalk.condition import column_of, matching
 from heatwalk.decoding import explained
 from heatwalk.evidence import Concern
 from heatwalk.generation_metrics import MEASURES
@@ -29,8 +29,8 @@ _SAY = {
     "coverage": "Share of held-out cells with a generated one close by. Low: kinds of cells are missing.",
     "density": "How many generated cells lie close to held-out ones. Low: many lie where no cells are.",
     "off_manifold": "Distance to the nearest sample beside that of held-out cells. 1: as far off; above: off the data.",
-    "memorisation": "Share nearer to a sample than all but 5% of held-out cells are. 5% by chance; 100%: copies.",
-    "label_match": "Share that a classifier of the nearest 15 cells takes for the label asked for.",
+    "memorisation": "Share as near to a sample as the nearest 5% of held-out cells are. 5% by chance; 100%: copies.",
+    "label_match": "Share that a classifier of the nearest 15 cells takes for the label of the held-out ones.",
 }
 
 
@@ -52,6 +52,7 @@ def section(results: Mapping) -> dict | None:
         "keys": keys,
         "count": len(flagged),
         "condition": parameters["condition"],
+        "label": _label(results, obs, parameters["condition"]),
         "start": parameters["start"],
         "samples": int((own & (split == 0)).sum()),
         "held_out": int((own & (split == 1)).sum()),
@@ -67,10 +68,11 @@ def section(results: Mapping) -> dict | None:
 def concerns(shown: dict | None) -> list[Concern]:
     if not shown:
         return []
-    found, known = [], {name: (value, floor) for name, value, floor, _, _ in shown["rows"]}
-    copies = known.get("memorisation", (0.0, 0.0))[0]
-    if copies > _COPIES:
-        text = f"{copies:.0%} of the generated cells are nearer to a sample than all but 5% of held-out cells are."
+    found = [Concern(f"The generated cells were not measured: {cause}.", remedy) for cause, remedy in shown["problems"]]
+    known = {name: (value, floor) for name, value, floor, _, _ in shown["rows"]}
+    copies, floor = known.get("memorisation", (0.0, 0.0))
+    if copies > max(_COPIES, floor + _COPIES / 2):  # where cells repeat, real ones are as near more often than .05
+        text = f"{copies:.0%} of the generated cells are as near to a sample as the nearest 5% of held-out cells are."
         found.append(Concern(text, "They may be copies: take more samples, a larger bandwidth, or fewer components."))
     if shown["flagged"] > _LEFT:
         text = f"{shown['flagged']:.0%} of the generated cells left the data."
@@ -81,7 +83,8 @@ def concerns(shown: dict | None) -> list[Concern]:
         found.append(Concern(text, "Kinds of cells may be missing: look where in the picture none are."))
     value, floor = known.get("label_match", (1.0, 1.0))
     if value < floor - _RECOGNISED:
-        text = f"{value:.0%} of the generated cells are taken for {shown['condition']}, of held-out cells {floor:.0%}."
+        text = f"{value:.0%} of the generated cells are taken for the {shown['label']} of held-out ones, "
+        text += f"of those {floor:.0%}."
         found.append(Concern(text, "Look at the labels that they are taken for."))
     return found
 
@@ -109,18 +112,24 @@ def _some(rows: np.ndarray) -> np.ndarray:
     return rows[:: -(-len(rows) // _DRAWN) or 1]
 
 
+def _label(results: Mapping, obs, condition: str) -> str:
+    """The column of the labels that were matched."""
+    asked = results["generation_metrics"].manifest["parameters"]["label"] if "generation_metrics" in results else ""
+    return asked or column_of(obs, condition) or ""
+
+
 def _measured(results: Mapping) -> dict:
-    """Rows of the table of measures and of the table of labels."""
+    """Rows of the table of measures and of the table of labels; what left nothing to measure."""
     found = results.get("generation_metrics")
     if found is None:
-        return {"rows": [], "labels": [], "compared": None, "left": 0}
+        return {"rows": [], "labels": [], "compared": None, "left": 0, "problems": []}
     values, floor, spread = (np.asarray(found[name][:]) for name in ("values", "floor", "floor_spread"))
     rows = [
         (name, float(value), float(real), float(around), _SAY[name])
         for name, value, real, around in zip(MEASURES, values, floor, spread, strict=True)
         if np.isfinite(value)
     ]
-    table, kinds = found.get("labels"), ("train", "held_out", "generated")
+    table, kinds, why = found.get("labels"), ("train", "held_out", "generated"), found.get("problems")
     labels = []
     if table is not None:
         table = table.sort_values("generated", ascending=False, kind="stable")
@@ -130,4 +139,5 @@ def _measured(results: Mapping) -> dict:
         "labels": labels[:_LABELS],
         "left": max(0, len(labels) - _LABELS),
         "compared": int(found["n_compared"][...]),
+        "problems": [] if why is None else [(str(row["cause"]), str(row["remedy"])) for _, row in why.iterrows()],
     }

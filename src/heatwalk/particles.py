@@ -1,7 +1,7 @@
 """particles: new points from samples without training, moved by the inverse generator of their diffusion map."""
 
 from collections.abc import Callable, MutableMapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +11,14 @@ from heatwalk.condition import matching
 from heatwalk.decoding import decoded, explained
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inverse_generator import Generator, averages, force, generator
+from heatwalk.neighbors import neighbors
 from heatwalk.progress import log, track
 from heatwalk.surroundings import Surroundings, drawn, even, nearest, settled, surroundings
 
 _AT_REST = 0.01  # of a bandwidth: the root mean square of a step at which particles stand still
 _SMALLEST_STEP = 1e-3  # of time, when the energy falls no further
 _FEWEST = 8  # samples
+_SEEN, _LARGEST_SHARE = 20.0, 0.9  # samples that the median one sees by itself; of those used, at most
 _CARRIED, _CROWD = 2, 50  # samples that carry a mode; particles from which on their number counts for that
 _ALONE, _FEW = 0.95, 1024  # sum of squares of averages over one sample all but alone; particles looked at at a time
 _FRESH = 0.99  # of samples that lie as near to another one: a particle farther off has left the data
@@ -84,7 +86,7 @@ def particles(
     start: Any = "samples",
     decode: bool | str = "auto",
     bandwidth: float | str = "auto",
-    effective_samples: float = 20.0,
+    effective_samples: float | str = "auto",
     modes: int | str = "auto",
     landmarks: int = 3000,
     max_steps: int = 100,
@@ -96,7 +98,7 @@ def particles(
 
     points: (cell, component). The samples are all of them or, with `cells`, those that are not held out (split 0) and
     of which the condition `column=value` of obs holds. start: "samples", a Gaussian of the neighbours of evenly chosen
-    samples, so that every region has its share from the beginning; "gaussian", the mean and covariance of all;
+    samples, so that every region has its share from the beginning; "gaussian", by the mean and covariance of all;
     `column=value`, as "samples" of the cells that are not held out and have that value; or (particle, component)
     points. Flow: `flow`, by the operator of `generator` on up to `landmarks` evenly chosen samples, until a step moves
     particles by less than .01 bandwidths, the energy falls no further, or `max_steps`. Then `settled`: nothing in the
@@ -104,31 +106,31 @@ def particles(
     Gaussian around that: the velocity vanishes there. Mass does not cross wide gaps between groups of samples: their
     shares are those of the start.
     decode: `decoding.decoded` of every particle, at least 0 where the cells' values are; "auto": where `pca` has
-    loadings. flagged: farther from every sample than 99% of samples are from their nearest other one. Every point is
-    finite. bandwidth, effective_samples, modes: see `generator`. Memory: landmarks^2 and particles x landmarks numbers.
+    loadings. flagged: farther from all samples than 99% of distinct ones from each other. Points are finite. bandwidth,
+    effective_samples, modes: see `generator`; effective_samples "auto": 20, or .9 of fewer than 23 samples. Memory:
+    landmarks^2, particles x landmarks and component^2 numbers.
     Raises BadInput for samples or starts that are none or not finite, and options out of bounds.
     Sources: Li et al., Diffusion map particle systems for generative modeling (2023); Chewi et al., SVGD as a
     kernelized Wasserstein gradient flow of the chi-squared divergence (2020).
     """
     out = {} if out is None else out
-    _check_options(n_particles, landmarks, max_steps, decode, pca)
+    _check_options(n_particles, landmarks, max_steps, bandwidth, modes, decode, pca)
     rows = _chosen(points, cells, condition)
-    samples = _checked(_read(points, rows), effective_samples, bandwidth, landmarks)
+    samples = _checked(_read(points, rows))
+    seen = _seen(effective_samples, min(len(samples), landmarks)) if bandwidth == "auto" else _SEEN
     rng = np.random.default_rng([seed, 11])
     with compute.one_blas_thread():
         around = surroundings(samples, seed=seed, threads=threads)
         chosen = np.sort(even(samples, landmarks, rng)) if len(samples) > landmarks else None
-        options = {"bandwidth": bandwidth, "effective_samples": effective_samples, "modes": modes}
-        made = _matchable(generator(samples, landmarks=chosen, **options), n_particles)
+        made = generator(samples, landmarks=chosen, bandwidth=bandwidth, effective_samples=seen, modes=modes)
         started = _started(start, n_particles, around, made, (points, cells), rng, seed, threads)
+        made = _matchable(made, len(started))
         state, energy = _moved(made, started, max_steps, threads)
         final = settled(around, state.points, rng, threads)
         found = nearest(samples, final, 1, threads)
         distances = found.distances[:, 0].astype(np.float64)
-        flagged = distances > np.quantile(around.spacing, _FRESH)
-        if decode is True or (decode == "auto" and pca is not None and pca.loadings is not None):
-            log.info("particles: decoding by components with %.1f%% of the variance", 100 * explained(pca))
-            decoded(final, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
+        flagged = distances > np.quantile(_spacing(around, seed, threads), _FRESH)
+        _decode(decode, final, cells, pca, out)
     _tell(state, len(energy) - 1, max_steps, flagged)
     values = (final, flagged, distances, rows[found.names[:, 0]], energy, made.eigenvalues, np.float64(made.bandwidth))
     for name, array in zip(Particles._fields, values, strict=False):
@@ -171,8 +173,9 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
     if isinstance(start, str) and start == "samples":
         return drawn(around, even(samples, n_particles, rng), rng)
     if isinstance(start, str) and start == "gaussian":
-        spread = (samples - made.centre) / np.sqrt(len(samples))
-        started = made.centre + rng.normal(size=(n_particles, len(samples))) @ spread
+        about = samples - made.centre
+        variances, axes = np.linalg.eigh(about.T @ about / len(samples))
+        started = made.centre + rng.normal(size=(n_particles, len(axes))) * np.sqrt(np.maximum(variances, 0)) @ axes.T
     elif isinstance(start, str):
         population = _read(of[0], _population(of[1], start))
         others = surroundings(population, seed=seed, threads=threads)
@@ -191,6 +194,21 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
             "particles: %d of %d began where no samples are, and are moved to the nearest", alone.sum(), len(alone)
         )
     return started
+
+
+def _decode(decode: bool | str, points: np.ndarray, cells, pca, out: MutableMapping) -> None:
+    if decode is True or (decode == "auto" and pca is not None and pca.loadings is not None):
+        log.info("particles: decoding by components with %.1f%% of the variance", 100 * explained(pca))
+        decoded(points, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
+
+
+def _spacing(around: Surroundings, seed: int, threads: int | None) -> np.ndarray:
+    """Distance of every distinct sample to the nearest other one: copies of a sample would leave no room around it."""
+    if around.spacing.all():
+        return around.spacing
+    distinct = np.unique(around.samples, axis=0)
+    found = neighbors(distinct, n_neighbors=1, seed=seed, threads=threads)
+    return np.asarray(found.distances[:, 0], np.float64)
 
 
 def _chosen(points, cells, condition: str) -> np.ndarray:
@@ -236,31 +254,47 @@ def _finite(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def _check_options(n_particles, landmarks, max_steps, decode, pca) -> None:
+def _check_options(n_particles, landmarks, max_steps, bandwidth, modes, decode, pca) -> None:
     whole = {"n_particles": (n_particles, 1), "landmarks": (landmarks, _FEWEST), "max_steps": (max_steps, 0)}
     for name, (value, least) in whole.items():
         if not (isinstance(value, Integral) and value >= least):
             cause = f"{value!r} is no whole number from {least}"
             raise BadInput(Problem("HW-PA-002", name, cause, f"set {name} to {least} or more"))
+    if not _is_auto(modes) and not isinstance(modes, Integral):
+        raise BadInput(Problem("HW-PA-004", "modes", f"{modes!r} is no whole number", "set it from 1 on, or to auto"))
+    if not _is_auto(bandwidth) and not (isinstance(bandwidth, Real) and np.isfinite(bandwidth) and bandwidth > 0):
+        raise BadInput(Problem("HW-PA-007", "bandwidth", f"{bandwidth!r} is no length", "set it above 0, or to auto"))
+    if not (isinstance(decode, bool) or _is_auto(decode)):
+        cause = f"{decode!r} is none of true, false and auto"
+        raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto, true or false"))
     if decode is True and (pca is None or pca.loadings is None):
         cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
         raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto or false"))
 
 
-def _checked(samples: np.ndarray, effective_samples, bandwidth, landmarks) -> np.ndarray:
+def _is_auto(value) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _checked(samples: np.ndarray) -> np.ndarray:
     if samples.ndim != 2 or len(samples) < _FEWEST or not _finite(samples):
         cause = f"samples of shape {samples.shape} are fewer than {_FEWEST}, no table, or not finite"
         raise BadInput(Problem("HW-PA-001", "points", cause, f"give {_FEWEST} finite samples or more"))
-    most = 0.9 * min(len(samples), landmarks)
-    if not 1.5 <= effective_samples <= most:
-        cause = (
-            f"{effective_samples} is not between 1.5 and nine tenths of the {min(len(samples), landmarks)} samples used"
-        )
-        remedy = f"set it to {min(20, most):.0f}, or give more samples"
-        raise BadInput(Problem("HW-PA-007", "effective_samples", cause, remedy))
-    if bandwidth != "auto" and not (np.isfinite(bandwidth) and bandwidth > 0):
-        raise BadInput(Problem("HW-PA-007", "bandwidth", f"{bandwidth!r} is no length", "set it above 0, or to auto"))
     return samples
+
+
+def _seen(effective_samples: float | str, n_used: int) -> float:
+    """How many samples the median one sees: as asked for, or as many as so few allow."""
+    most = _LARGEST_SHARE * n_used
+    if _is_auto(effective_samples):
+        if most < _SEEN:
+            log.info("particles: effective_samples is %.1f, as only %d samples are used", most, n_used)
+        return min(_SEEN, most)
+    if not (isinstance(effective_samples, Real) and 1.5 <= effective_samples <= most):
+        cause = f"{effective_samples!r} is not between 1.5 and {most:.1f}, nine tenths of the {n_used} samples used"
+        remedy = f"set it to {int(min(_SEEN, most))}, to auto, or give more samples"
+        raise BadInput(Problem("HW-PA-007", "effective_samples", cause, remedy))
+    return float(effective_samples)
 
 
 def _tell(state: State, n_steps: int, max_steps: int, flagged: np.ndarray) -> None:

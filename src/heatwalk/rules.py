@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
 
@@ -149,7 +149,7 @@ class Rules(Plan):
             f"{stage}: results/{name}/{stage}/{file}"
             for name, row in self.datasets.items()
             for stage, file in names.items()
-            if stage in row.stages
+            if stage in needed(row)
         )
 
     def _row(self, wildcards):

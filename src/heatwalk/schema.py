@@ -4,7 +4,8 @@ Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (c
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
 training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
 then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching), `particle` (a
-generated point), `step` (of particles), `measure` (in the order of generation_metrics.MEASURES), `label`.
+generated point), `step` (of particles), `measure` (in the order of generation_metrics.MEASURES), `label`,
+`problem`.
 """
 
 from typing import NamedTuple
@@ -145,6 +146,7 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "floor_spread": Array(("measure",), "f", "Standard deviation over pairs."),
         "n_compared": Array((), "i", "Points of either side of a comparison."),
         "labels": Array(("label",), "table", "Shares of labels: in training, of generated and of held-out points."),
+        "problems": Array(("problem",), "table", "Why nothing was compared, by code: cause and remedy; where so."),
     },
     "extension": {
         "coordinates": Array(("cell", "mode"), "f", "Coordinates in the map of the reference."),
