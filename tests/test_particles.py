@@ -12,6 +12,7 @@ from scipy.special import eval_hermitenorm, factorial
 from scipy.stats import norm
 
 import heatwalk as hw
+from heatwalk import likeness
 from heatwalk.decoding import decoded
 from heatwalk.inverse_generator import averages, force, generator, weights
 from heatwalk.likeness import concerns
@@ -426,6 +427,17 @@ def test_decoding_leads_back_and_is_not_negative(two_groups):
         np.testing.assert_allclose(found.expression, wanted, rtol=1e-5, atol=1e-5)
     assert hw.particles(points, cells, pca, n_particles=30, decode=False).expression is None
     assert hw.particles(points, cells, n_particles=30).expression is None
+
+
+def test_the_report_names_the_column_whose_labels_were_matched():
+    obs = pd.DataFrame({"kind": ["a"], "day": [1]})
+
+    def named(condition, label):
+        measured = SimpleNamespace(manifest={"parameters": {"label": label}})
+        return likeness._label({"generation_metrics": measured}, obs, condition)
+
+    assert [named("day=1", "kind"), named("day=1", ""), named("", "kind"), named("", "")] == ["kind", "day", "kind", ""]
+    assert likeness._label({}, obs, "day=1") == "day"
 
 
 def test_the_report_warns_of_copies_and_of_what_left_the_data():

@@ -123,7 +123,8 @@ def _threads(plan: configuration.Plan, cores: str) -> int:
 def validate(input_source: str, kind: str, layer: str, columns: str, as_json: bool, configfile) -> None:
     """Print every problem of an input: a path, or the name of a dataset of the config.
 
-    Of a query, also the features of its reference that it lacks, and columns of `transfer` that are no labels.
+    Of a query, also the features of its reference that it lacks, and columns of `transfer` that are no labels. Of a
+    dataset with new cells, a condition or a start that no cell meets, and too few held-out cells to compare them with.
     """
     from heatwalk import asked, inputs
 
