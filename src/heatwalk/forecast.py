@@ -257,7 +257,7 @@ def _curvature(size: Size, threads: int, memory: int | None, block_cells: int) -
     n, row = size.n_cells, size.dimension * size.value_bytes
     held = bytes_held(n, row, threads) + of_genes(n, size.n_columns, 1, threads)
     # Of up to 20,000 cells surfaces may go through 500 cells instead of 300.
-    return 25 + 1.6e-3 * n + 1e-3 * min(n, 20_000), held, 60 * n + 26 * size.n_columns, 0
+    return 20 + 4.5e-4 * n + 4e-4 * min(n, 20_000), held, 60 * n + 26 * size.n_columns, 0
 
 
 def _pseudotime(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
