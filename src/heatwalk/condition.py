@@ -31,6 +31,13 @@ def matching(obs, asked: str, code: str, where: str) -> np.ndarray:
     return with_value(obs[column], asked[len(column) + 1 :], asked, code, where)
 
 
+def met(obs, asked: str, code: str, where: str) -> np.ndarray:
+    """(cell,) bool, whether a condition holds; an empty one holds of every cell."""
+    if not asked:
+        return np.ones(len(obs), bool)
+    return np.isin(np.arange(len(obs)), matching(obs, asked, code, where))
+
+
 def with_value(column, value: str, asked: str, code: str, where: str) -> np.ndarray:
     """Numbers of the cells that have a value, written as text or as a number; or the least or the largest one."""
     import pandas

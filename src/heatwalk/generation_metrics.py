@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import compute
-from heatwalk.condition import column_of, matching
+from heatwalk.condition import column_of, met
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.progress import log, track
 from heatwalk.surroundings import nearest
@@ -64,9 +64,7 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
     (made,) = (result for stage, result in results.items() if stage not in ("cells", "pca"))
     condition = made.manifest["parameters"].get("condition", "")
     points, train, obs = np.asarray(coordinates[:]), np.asarray(cells.split[:]) == 0, cells.obs
-    own = np.ones(len(train), bool)
-    if condition:
-        own = np.isin(np.arange(len(train)), matching(obs, condition, "HW-GM-003", "condition"))
+    own = met(obs, condition, "HW-GM-003", "condition")
     if train.all():
         cause = "no cell is held out: nothing can tell new cells from copies"
         remedy = "set it to 0.1, or leave generation_metrics out"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from heatwalk import page, pictures
-from heatwalk.condition import column_of, matching
+from heatwalk.condition import column_of, met
 from heatwalk.decoding import explained
 from heatwalk.evidence import Concern
 from heatwalk.generation_metrics import MEASURES
@@ -41,9 +41,7 @@ def section(results: Mapping) -> dict | None:
         return None
     made, cells, obs = results[stage], results["cells"], results["cells"]["obs"]
     parameters, split = made.manifest["parameters"], np.asarray(cells["split"][:])
-    own = np.ones(len(obs), bool)
-    if parameters["condition"]:
-        own = np.isin(np.arange(len(obs)), matching(obs, parameters["condition"], "HW-PA-008", "condition"))
+    own = met(obs, parameters["condition"], "HW-PA-008", "condition")
     flagged, distances = (np.asarray(made[name][:]) for name in ("flagged", "distances"))
     drawn, keys = _drawn(results["pca"]["coordinates"], np.asarray(made["points"][:, :2]), flagged, own & (split == 1))
     return {
