@@ -202,11 +202,22 @@ def test_particles_from_elsewhere_land_on_the_circle():
     assert off_circle(gaussian.points) < 1.3 * off_circle(circle(5000, 1))
 
 
-def test_particles_are_no_copies():
-    samples, held = moons(800, 0), moons(800, 1)
-    found = hw.particles(samples, n_particles=400)
-    bound = np.quantile(cdist(held, samples).min(axis=1), 0.05)
+def test_particles_of_few_samples_in_many_dimensions_spread_as_they_do_and_are_no_copies():
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(size=(300, 40)) * rng.uniform(0.5, 1.5, size=(300, 1))  # some cells noisier than others
+    found = hw.particles(noisy[:100], n_particles=500)
+    bound = np.quantile(cdist(noisy[100:], noisy[:100]).min(axis=1), 0.05)
     assert (found.distances < bound).mean() < 0.1
+    assert 0.8 < found.points.var(axis=0).sum() / noisy[:100].var(axis=0).sum() < 1.2
+
+
+def test_particles_are_no_copies():
+    copies = []
+    for seed in range(3):
+        samples, held = moons(800, 2 * seed), moons(800, 2 * seed + 1)
+        found = hw.particles(samples, n_particles=400, seed=seed)
+        copies.append((found.distances < np.quantile(cdist(held, samples).min(axis=1), 0.05)).mean())
+    assert np.mean(copies) < 0.1
     assert np.allclose(found.distances, cdist(found.points, samples).min(axis=1))
     assert np.array_equal(found.nearest, cdist(found.points, samples).argmin(axis=1))
 
@@ -417,7 +428,7 @@ def test_decoding_leads_back_and_is_not_negative(two_groups):
     pca = SimpleNamespace(
         loadings=loadings, means=rng.normal(size=7), scales=rng.uniform(1, 2, 7), variances=np.ones(3)
     )
-    pca.total_variance = np.float64(4)
+    pca.total_variance, pca.unseen = np.float64(4), None
     back = (decoded(points, pca) - pca.means) / pca.scales @ loadings
     np.testing.assert_allclose(back, points, atol=1e-3)
     for indptr, least in ((None, -np.inf), (np.zeros(1), 0)):
@@ -425,7 +436,12 @@ def test_decoding_leads_back_and_is_not_negative(two_groups):
         found = hw.particles(points, cells, pca, n_particles=30)
         wanted = np.maximum(found.points @ (loadings * pca.scales[:, None]).T + pca.means, least)
         np.testing.assert_allclose(found.expression, wanted, rtol=1e-5, atol=1e-5)
-    assert hw.particles(points, cells, pca, n_particles=30, decode=False).expression is None
+    seen = hw.particles(points, cells, pca, n_particles=30, decode=False)
+    assert seen.expression is None
+    pca.unseen = np.array([1, 0.25, 0.04])
+    unseen = hw.particles(points, cells, pca, n_particles=30)
+    np.testing.assert_allclose(unseen.points, seen.points * [1, 0.5, 0.2])
+    np.testing.assert_allclose(unseen.distances, cdist(unseen.points, points).min(axis=1), rtol=1e-6)
     assert hw.particles(points, cells, n_particles=30).expression is None
 
 

@@ -78,6 +78,30 @@ def dense_twin(values, n_components, scale):
 
 
 @pytest.mark.parametrize("scale", [False, True])
+def test_unseen_equals_its_dense_twin(scale):
+    cells = sparse_cells()
+    found = hw.pca(cells, "counts", n_components=6, scale=scale, block_cells=16)
+    values = matrix(cells)
+    values = (values - values.mean(axis=0)) / (np.maximum(values.std(axis=0, ddof=1), 1e-12) if scale else 1)
+    aside = np.arange(N_CELLS) % 5 == 0
+    variances, loadings = np.linalg.eigh(values[~aside].T @ values[~aside] / ((~aside).sum() - 1))
+    expected = ((values[aside] @ loadings[:, -6:]) ** 2).mean(axis=0) / variances[-6:]
+    np.testing.assert_allclose(found.unseen, 1 - 0.8 * np.clip(1 - expected, 0, 1)[::-1], rtol=1e-8)
+
+
+def test_unseen_foretells_the_variance_of_held_out_cells():
+    rng = np.random.default_rng(3)
+    signal = rng.normal(size=(1200, 3)) * [6, 5, 4] @ np.linalg.qr(rng.normal(size=(300, 3)))[0].T
+    cells = dense_cells((signal + rng.normal(size=signal.shape)).astype(np.float32))
+    split = (np.arange(1200) >= 600).astype(np.uint8)
+    found = hw.pca(cells._replace(split=split), "intensities", n_components=20)
+    held_out = found.coordinates[split == 1].var(axis=0) / found.variances
+    assert found.unseen[:3].mean() > 0.8
+    assert (held_out[3:] < 0.6).all()
+    np.testing.assert_allclose(found.unseen[3:].mean(), held_out[3:].mean(), rtol=0.2)
+
+
+@pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_the_dense_twin(name, scale):
     cells, kind = CELLS[name]

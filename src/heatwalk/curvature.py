@@ -13,17 +13,17 @@ from heatwalk.affinity import affinity
 from heatwalk.deep_diffusion_map import DeepDiffusionMap
 from heatwalk.errors import BadInput, Problem
 from heatwalk.genes import genes
-from heatwalk.halves import FIT_BYTES, SCALE_NEIGHBOR, Halves, scales_of, surfaces
+from heatwalk.halves import FIT_BYTES, SCALE_NEIGHBOR, Halves, one_value, scales_of, surfaces
 from heatwalk.neighbors import neighbors
 from heatwalk.nodes import MANY, drawn
 from heatwalk.progress import log
 from heatwalk.spread import LOST, NEIGHBORS, every_of, spread
-from heatwalk.surface import MOST_DIMENSIONS, Surface, widest_gap
+from heatwalk.surface import MOST_DIMENSIONS, Surface, counting, widest_gap
 from heatwalk.walks import Walk
 
 _WIDEST, _WIDEST_OF_MANY = 500, 300  # that a surface is fitted to, up to 20,000 cells and beyond
 _FEWEST = 60  # cells
-_NOISE = 0.1  # and below which what halves have in common is chance
+_LEAST_SLOPE = 0.1  # of the line
 _EDGE = 0.5  # of the way that the centroid of a cell's surroundings lies off at a straight edge
 _FLAT = 1e-12  # of the first eigenvalue: a direction in which nothing lies
 _STATIONARY = 1e-5  # nats from the stationary distribution
@@ -115,8 +115,8 @@ def _estimated(points, graph, map_, estimator: str, t: int, ball: int, dimension
         chosen, halves = scales_of(nodes.points, own, dimension, most, options["seed"], workers)
         founded = halves.agree()
         if not halves.settled():
-            most = min(2 * most, len(own) // 2)
-            chosen, halves = scales_of(nodes.points, own, chosen[0], most, options["seed"], workers)
+            wider = (nodes.points, own, chosen[0], min(2 * most, len(own) // 2), options["seed"], workers)
+            chosen, halves = one_value(chosen, halves, scales_of(*wider)[1])
         halves = halves._replace(sample=nodes.cells[halves.sample])
         fitted, around = surfaces(points, nodes, component, chosen, NEIGHBORS, every, workers, options["block_cells"])
         walked, bent = spread(nodes, around, graph, map_, chosen[0], t, ball, options, workers)
@@ -190,7 +190,7 @@ def _joined(
 ) -> dict:
     reason = _reasons(walked, fitted, chosen[0], small)
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
-    line = _line(spread, quadric, halves, chosen[1])
+    line = _line(spread, quadric, halves, chosen)
     prior = np.sqrt(line.left + line.variance)
     weight, shrunk = _weighed(line, error**2, founded)
     value, uncertainty = {
@@ -235,34 +235,35 @@ class _Line(NamedTuple):
     left: float  # its variance
 
 
-def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, width: int) -> _Line:
+def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, chosen) -> _Line:
     """The regression of quadric on diffusion, and how far halves agree on what is left.
 
     Both are curvatures, so the slope has a prior of 1 with a standard deviation of 1; values within one scale share
-    their noise, so there are n / `width` of them. Extremes are drawn in for the regression alone. Where halves agree
-    on nothing, what is left may still be as large as the error of their covariance.
+    their noise, so there are N = n / (the cells that count in a surface) of them. Extremes are drawn in for the
+    regression alone. A correlation r of halves has a variance of (1 - r^2)^2 / N, and is drawn in to 0 by it; what is
+    left may then still be as large as the error of their covariance.
     """
     known = np.isfinite(spread) & np.isfinite(quadric)
     if known.sum() < 20:
         return _Line(*(np.full(len(spread), np.nan) for _ in range(2)), 0.0, 0.0)
     response, over = _drawn_in(quadric[known]), spread - spread[known].mean()
-    number, square = max(known.sum() / width, 2), (over[known] ** 2).mean() or 1.0
+    number, square = max(known.sum() / (chosen[1] * counting(chosen[0])), 2), (over[known] ** 2).mean() or 1.0
     slope = (over[known] * response).mean() / square
     rest = np.var(response - slope * over[known]) / number
     error = rest / square
-    slope = max((error + slope) / (error + 1), _NOISE)
+    slope = max((error + slope) / (error + 1), _LEAST_SLOPE)
     line, variance = response.mean() + slope * over, rest + over**2 * error / (1 + error)
-    sides = [_drawn_in(side) - line[halves.sample] for side in halves.values[:, halves.scales.index(width)]]
+    sides = [_drawn_in(side) - line[halves.sample] for side in halves.values[:, halves.scales.index(chosen[1])]]
     both = np.isfinite(sides[0]) & np.isfinite(sides[1])
     if both.sum() < 20:
         return _Line(line, variance, 0.0, 0.0)
     covariance = np.cov(sides[0][both], sides[1][both])
     product = covariance[0, 0] * covariance[1, 1]
-    agreement = covariance[0, 1] / np.sqrt(product)
-    if not agreement >= _NOISE:
-        return _Line(line, variance, 0.0, float(np.sqrt(product / number)))
+    agreement = max(covariance[0, 1] / np.sqrt(product), 0.0) if product > 0 else 0.0
+    share = agreement**2 / (agreement**2 + (1 - agreement**2) ** 2 / number)
+    left = share * covariance[0, 1] + (1 - share) * np.sqrt(product / number)
     # Of all points, not of half of them: Spearman and Brown.
-    return _Line(line, variance, float(2 * agreement / (1 + agreement)), float(covariance[0, 1]))
+    return _Line(line, variance, float(2 * share * agreement / (1 + share * agreement)), float(left))
 
 
 def _weighed(line: _Line, square: np.ndarray, founded: bool) -> tuple[np.ndarray, np.ndarray]:

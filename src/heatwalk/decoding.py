@@ -33,6 +33,18 @@ def decoded(points: np.ndarray, pca, *, at_least: float = -np.inf, out: MutableM
     return values
 
 
+def as_unseen(points: np.ndarray, pca) -> np.ndarray:
+    """Points that are distributed as the cells which a PCA was made from, as cells never seen would be.
+
+        y_k <- y_k unseen_k^(1/2)
+
+    Components follow the noise of their own cells, which stand farther out along them than any new cell does.
+    """
+    if pca is None or pca.unseen is None:
+        return points
+    return points * np.sqrt(np.asarray(pca.unseen[:], np.float64))
+
+
 def explained(pca) -> float:
     """Share of the variance of the selected genes that the components hold.
 

@@ -74,6 +74,17 @@ def scales_of(
     return (int(dimension), scales[_scale(halves)]), halves
 
 
+def one_value(chosen: tuple[int, int], halves: Halves, wider: Halves) -> tuple[tuple[int, int], Halves]:
+    """The first wider scale at which halves say one value for all clearly enough, or else what was chosen before.
+
+    Few such wide surfaces lie beside each other, so whether halves agree on differences is chance there.
+    """
+    said = wider.sameness()
+    if not said.max() >= _AGREE:
+        return chosen, halves
+    return (chosen[0], wider.scales[int((said >= _AGREE).argmax())]), wider
+
+
 def _scale(halves: Halves) -> int:
     """Place of the first scale at which halves agree, on differences or else on one value for all, or agree most.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from heatwalk import arrays, compute
 from heatwalk.condition import matching
-from heatwalk.decoding import decoded, explained
+from heatwalk.decoding import as_unseen, decoded, explained
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inverse_generator import Generator, averages, force, generator
 from heatwalk.neighbors import neighbors
@@ -126,7 +126,7 @@ def particles(
         started = _started(start, n_particles, around, made, (points, cells), rng, seed, threads)
         made = _matchable(made, len(started))
         state, energy = _moved(made, started, max_steps, threads)
-        final = settled(around, state.points, rng, threads)
+        final = as_unseen(settled(around, state.points, rng, threads), pca)
         found = nearest(samples, final, 1, threads)
         distances = found.distances[:, 0].astype(np.float64)
         flagged = distances > np.quantile(_spacing(around, seed, threads), _FRESH)

@@ -13,6 +13,7 @@ from heatwalk.progress import log, track
 
 _AUTO_COMPONENTS = 50
 _DENSE_BYTES = 2**26  # values made dense at a time by one thread
+_EVERY, _ASIDE = 5, 2000  # every so manieth cell, and at most so many, say what cells never seen would have
 
 
 class Pca(NamedTuple):
@@ -22,6 +23,7 @@ class Pca(NamedTuple):
     loadings: Any = None  # (gene, component) float64, over the selected genes
     means: Any = None  # (gene,) float64
     scales: Any = None  # (gene,) float64
+    unseen: Any = None  # (component,) float64, variance of cells never seen over `variances`
 
 
 def pca(
@@ -45,8 +47,11 @@ def pca(
     over the cells that are not held out (split 0), so that the held-out ones stand like cells never seen.
 
     n_components: a number, or "auto": 50 (or as many as there are); points are then passed through unchanged, their
-    columns as components. use_rep: the name of an embedding of the input to pass through instead. The entry of largest
-    magnitude of every loading is positive. Blocks are summed in order: any number of cores gives the same result.
+    columns as components. unseen: components follow the noise of the cells that they are made from, the more the fewer
+    these are: the variance of every fifth of them (at most 2,000) along the components of the others, over that of the
+    others, as it would be with none left out; 1 at most. Generated cells are to have this one. use_rep: the name of an
+    embedding of the input to pass through instead. The entry of largest magnitude of every loading is positive. Blocks
+    are summed in order: any number of cores gives the same result.
     reference: the result for the reference of these cells; its means, scales and loadings are used then, a gene that
     the query lacks counts as at its mean, and the variances are those of the query's coordinates.
     Raises BadInput for more components than the data has or an unknown embedding, OutOfResources when the covariance
@@ -64,10 +69,13 @@ def pca(
     n_components = _n_components(n_components, int(train.sum()), len(selected))
     threads = _threads_that_fit(len(selected), memory, threads or compute.available_threads())
     ranges = compute.blocks(n_cells, _rows_at_once(block_cells, len(selected)))
-    means, covariance = _moments(cells, selected, train, ranges, threads)
+    means, covariance, aside = _moments(cells, selected, train, ranges, threads)
     deviations = np.sqrt(np.diag(covariance))
     scales = np.where(deviations > 0, deviations, 1.0) if scale else np.ones(len(selected))
-    variances, loadings, total = _decompose(covariance / np.outer(scales, scales), n_components)
+    covariance /= scales
+    covariance /= scales[:, None]
+    variances, loadings, total = _decompose(covariance, n_components)
+    out["unseen"] = _unseen(covariance, aside / scales, int(train.sum()), n_components)
     coordinates = arrays.make(out, "coordinates", (n_cells, n_components), np.float32)
     ranges = compute.blocks(n_cells, block_cells)
     projected = _projected(cells, selected, means, loadings / scales[:, None], ranges, threads)
@@ -117,23 +125,41 @@ def _rows_at_once(block_cells: int, n_genes: int) -> int:
 
 
 def _moments(cells: Cells, selected: np.ndarray, train: np.ndarray, ranges: list[slice], threads: int | None):
-    """Mean and covariance: centred before squaring, so that large means cost no digits."""
+    """Mean, covariance and some centred cells: centred before squaring, so that large means cost no digits."""
     n_cells, means = int(train.sum()), np.zeros(len(selected))
-    covariance = np.zeros((len(selected), len(selected)))
+    covariance, some = np.zeros((len(selected), len(selected))), []
+    aside = np.zeros(len(train), bool)
+    aside[np.flatnonzero(train)[:: max(_EVERY, -(-n_cells // _ASIDE))]] = True
 
     def total(rows: slice) -> np.ndarray:
         return _dense(cells, selected, rows)[train[rows]].sum(axis=0)
 
-    def products(rows: slice) -> np.ndarray:
+    def products(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         centred = _dense(cells, selected, rows)[train[rows]] - means
-        return centred.T @ centred
+        return centred.T @ centred, centred[aside[rows][train[rows]]]
 
     for part in track(compute.in_order(total, ranges, threads), "pca: means", len(ranges)):
         means += part
     means /= n_cells
-    for part in track(compute.in_order(products, ranges, threads), "pca: covariance", len(ranges)):
+    for part, own in track(compute.in_order(products, ranges, threads), "pca: covariance", len(ranges)):
         covariance += part
-    return means, covariance / (n_cells - 1)
+        some.append(own)
+    covariance /= n_cells - 1
+    return means, covariance, np.concatenate(some)
+
+
+def _unseen(covariance: np.ndarray, aside: np.ndarray, n_cells: int, n_components: int) -> np.ndarray:
+    """(component,) variance of the cells aside along the components of all others, over that of these.
+
+    What it lacks to 1 is taken to fall as one over the number of cells, of which fewer were used than there are.
+    """
+    rest = covariance * (n_cells - 1)
+    rest -= aside.T @ aside
+    rest /= max(n_cells - len(aside) - 1, 1)
+    variances, loadings, _ = _decompose(rest, n_components)
+    least = np.finfo(float).eps * max(variances[0], np.finfo(float).tiny)
+    lacking = 1 - ((aside @ loadings) ** 2).mean(axis=0) / np.maximum(variances, least)
+    return 1 - np.clip(lacking, 0, 1) * (1 - len(aside) / n_cells)
 
 
 def _decompose(covariance: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray, float]:

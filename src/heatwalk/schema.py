@@ -47,6 +47,7 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "scales": Array(("gene",), "f", "Divisor of every selected gene after centring; 1 unless scaled."),
         "variances": Array(("component",), "f", "Variance along every component (divisor n - 1)."),
         "total_variance": Array((), "f", "Variance of all selected genes together."),
+        "unseen": Array(("component",), "f", "Variance of cells never seen over that of those seen, 1 at most."),
     },
     "neighbors": {
         "indices": Array(("cell", "neighbor"), "i", "Nearest other cells, nearest first, ties by index."),

@@ -146,6 +146,16 @@ def _edge_centre(dimension: int) -> float:
     return moment(dimension + 1) / moment(dimension) * mean_cosine
 
 
+def counting(dimension: int) -> float:
+    """Share of the cells of a surface that its weights let count: E[w]^2 / E[w^2], w = (1 - r^2)^2 over a unit ball.
+
+    >>> round(counting(2), 3)
+    0.556
+    """
+    half = dimension / 2
+    return (half + 3) * (half + 4) / (6 * (half + 1) * (half + 2))
+
+
 def widest_gap(eigenvalues: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The dimension after which eigenvalues fall most, as a ratio, and the logarithm of that ratio; last axis."""
     floor = 1e-12 * np.maximum(eigenvalues[..., :1], np.finfo(float).tiny)

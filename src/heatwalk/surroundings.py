@@ -12,6 +12,7 @@ from heatwalk.search import frame
 _ALONG = 0.1  # of the largest variance around: directions of the surface; others are normal to it
 _PART_BYTES = 2**25  # of neighbours gathered at a time
 _QUERIES = 512  # searched at a time
+_BALANCING, _SELDOM = 10, 0.05  # rounds of balancing; a sample that counts less often is not made up for
 
 
 class Surroundings(NamedTuple):
@@ -26,14 +27,15 @@ class Surroundings(NamedTuple):
 
 def width_of(n_samples: int, dimension: int) -> int:
     """How many samples a Gaussian in so many dimensions is fitted to."""
-    return max(1, min(20 + 4 * dimension, n_samples // 4))
+    return max(1, min(20 + 4 * dimension, n_samples // 2))
 
 
 def surroundings(samples: np.ndarray, *, seed: int = 0, threads: int | None = None) -> Surroundings:
-    """The neighbours of every sample, 20 and four for each dimension, at most a quarter of all."""
+    """The neighbours of every sample, 20 and four for each dimension, at most half of all."""
     width = width_of(*samples.shape)
     found = neighbors(samples, n_neighbors=min(width + 1, len(samples) - 1), seed=seed, threads=threads)
     names, shares = _shares(np.asarray(found.indices[:]), np.asarray(found.distances[:], np.float64), width)
+    shares = _balanced(names, shares)
     residuals = np.empty(samples.shape)
     for part in _parts(len(samples), width, samples.shape[1]):
         residuals[part] = samples[part] - np.einsum("ij,ijk->ik", shares[part], samples[names[part]])
@@ -54,13 +56,19 @@ def nearest(samples: np.ndarray, points: np.ndarray, width: int, threads: int | 
 
 
 def drawn(around: Surroundings, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """New points in the place of some samples, which they are not made from: from a Gaussian of their neighbours."""
+    """New points in the place of some samples, which they are not made from: about the mean of their neighbours.
+
+    A Gaussian with the neighbours' covariance gives the direction from the mean, a neighbour drawn by its share the
+    length: in many dimensions a Gaussian lies all at one distance, where cells differ in how noisy they are.
+    """
     made = np.empty((len(rows), around.samples.shape[1]))
     for part in _parts(len(rows), around.names.shape[1], made.shape[1]):
         names, shares = around.names[rows[part]], around.shares[rows[part]]
-        middle, spread = _middle(around, names, shares)
+        spread = around.samples[names]
+        middle = np.einsum("ij,ijk->ik", shares, spread)
+        spread -= middle[:, None]
         nowhere = np.zeros((len(names), made.shape[1], 0))
-        made[part] = middle + _noise(spread, shares, nowhere, rng)
+        made[part] = middle + _as_long(_noise(spread, shares, nowhere, rng), spread, shares, rng)
     return made
 
 
@@ -106,6 +114,18 @@ def _shares(names: np.ndarray, distances: np.ndarray, width: int) -> tuple[np.nd
     return names[:, :width], shares / shares.sum(axis=1, keepdims=True)
 
 
+def _balanced(names: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Shares by which every sample counts about as often as any other: then all Gaussians together vary as the data do.
+
+    In many dimensions samples near the middle are neighbours of most others, and those far out of none.
+    """
+    for _ in range(_BALANCING):
+        counts = np.bincount(names.ravel(), shares.ravel(), len(names))
+        shares = shares / np.maximum(counts, _SELDOM)[names]
+        shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
 def _parts(length: int, width: int, dimension: int) -> list[slice]:
     return compute.blocks(length, max(1, _PART_BYTES // (8 * dimension * (width + dimension))))
 
@@ -147,6 +167,13 @@ def _along(spread: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def _onto(along: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("ijk,ilk,il->ij", along, along, vectors, optimize=True)
+
+
+def _as_long(noise: np.ndarray, spread: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise that is as long as the way to a neighbour that is drawn by its share."""
+    below = rng.uniform(size=(len(shares), 1)) > np.cumsum(shares, axis=1)[:, :-1]
+    length = np.linalg.norm(spread[np.arange(len(spread)), below.sum(axis=1)], axis=1)
+    return noise * (length / np.maximum(np.linalg.norm(noise, axis=1), np.finfo(float).tiny))[:, None]
 
 
 def _noise(spread: np.ndarray, shares: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> np.ndarray:
