@@ -6,7 +6,19 @@ import pytest
 from scipy.integrate import quad
 
 from heatwalk.errors import BadInput
-from heatwalk.spaces import SO3, SU, Euclidean, Power, Product, Sphere, Torus, radial_law, sphere_kernel, su_kernel
+from heatwalk.spaces import (
+    SO3,
+    SU,
+    Euclidean,
+    Power,
+    Product,
+    Sphere,
+    Torus,
+    radial_law,
+    sphere_compiled,
+    sphere_kernel,
+    su_kernel,
+)
 
 ALL = [
     Euclidean(3),
@@ -128,6 +140,18 @@ def test_sphere_where_the_mass_is_and_beyond(d, t):
     expected = [reference.sphere(d, angle, t) for angle in (*inside, *beyond)]
     np.testing.assert_allclose(found, [float(log_p) for log_p, _ in expected], atol=3e-12, rtol=1e-14)
     np.testing.assert_allclose(slope, [float(raised) for _, raised in expected], rtol=2e-11)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 10, 127, 511])
+@pytest.mark.parametrize("share", [1e-6, 1e-3, 0.1, 0.5, 1.0])
+def test_compiled_twin_has_the_same_sum(d, share):
+    t = np.full(300, share * 2 * np.log(2 * (d + 1)) / d)
+    theta = np.append(np.random.default_rng(0).uniform(0, np.pi, 296), [0, np.pi, 1e-9, np.pi - 1e-9])
+    few = [sphere_kernel.log_kernel(d, theta, t, np)]
+    repeats = sphere_compiled.FEWEST // 300 + 1
+    many = sphere_kernel.log_kernel(d, np.tile(theta, repeats), np.tile(t, repeats), np)
+    np.testing.assert_allclose(many[0][:300], few[0][0], rtol=1e-15, atol=2e-12)
+    np.testing.assert_allclose(many[1][:300], few[0][1], rtol=1e-11 + 1e-14 / t[0])
 
 
 @pytest.mark.parametrize("d", [1, 3, 5, 21, 63])

@@ -11,7 +11,8 @@ from heatwalk.spaces.space import Space
 def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     """(point, 2) latitude and longitude -> (point, 3) unit vectors.
 
-    x = (cos lat cos lon, cos lat sin lon, sin lat). Raises ValueError for a latitude beyond a quarter turn.
+    x = (cos lat cos lon, cos lat sin lon, sin lat). Raises ValueError for a latitude beyond a quarter turn, and for
+    a longitude that is neither within half a turn of 0 nor between 0 and a turn.
 
     >>> embed(np.array([[0.0, 90.0]])).round(3).tolist()
     [[0.0, 1.0, 0.0]]
@@ -19,10 +20,20 @@ def embed(values: np.ndarray, units: str = "degrees") -> np.ndarray:
     if values.shape[1] != 2:
         raise ValueError(f"a sphere takes 2 columns, latitude and longitude; there are {values.shape[1]}")
     latitude, longitude = radians(values, units).T
-    quarter = 90.0 if units == "degrees" else np.pi / 2
-    if np.abs(values[:, 0]).max(initial=0) > quarter * (1 + 1e-6):
-        raise ValueError(f"latitudes reach {np.abs(values[:, 0]).max():g} {units}, the bound is {quarter:g}")
+    _check_degrees(values, units)
     return np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], 1)
+
+
+def _check_degrees(values: np.ndarray, units: str) -> None:
+    quarter, slack = (90.0 if units == "degrees" else np.pi / 2), 1 + 1e-6
+    latitude, longitude = np.abs(values).max(axis=0, initial=0)
+    if latitude > quarter * slack:
+        swapped = ": longitudes fit, the columns may be swapped" if longitude <= quarter * slack else ""
+        raise ValueError(f"latitudes reach {latitude:g} {units}, the bound is {quarter:g}{swapped}")
+    least, most = values[:, 1].min(initial=0), values[:, 1].max(initial=0)
+    if least < -2 * quarter * slack or most > 4 * quarter * slack:
+        bounds = f"the bounds are {-2 * quarter:g} and {4 * quarter:g}"
+        raise ValueError(f"longitudes go from {least:g} to {most:g} {units}, {bounds}")
 
 
 def names(columns: list[str]) -> list[str]:

@@ -14,10 +14,12 @@ falls as a Gaussian in s, and the trapezoid rule converges exponentially. Derive
 
 import math
 
-from heatwalk.spaces.points import by_condition, in_blocks
+import numpy as np
+from array_api_compat import device
 
-_LOST = 32.0  # natural logarithm of what the contour leaves out
-_NEWTON = 6  # steps to the saddle; the contour need not pass it exactly
+from heatwalk.spaces import sphere_compiled
+from heatwalk.spaces.points import by_condition, in_blocks
+from heatwalk.spaces.sphere_compiled import LOST, NEWTON
 
 
 def log_kernel(d: int, theta, t, xp) -> tuple:
@@ -28,7 +30,7 @@ def log_kernel(d: int, theta, t, xp) -> tuple:
 
     def by_block(theta, t):
         many = (d + 1) * xp.exp(-d * t / 2) > 0.5  # the first eigenfunction is no small correction
-        contour = lambda theta, t: _by_contour(d, theta, t, xp)  # noqa: E731
+        contour = lambda theta, t: by_contour(d, theta, t, xp)  # noqa: E731
         return by_condition(xp, many, contour, lambda theta, t: by_eigenfunctions(d, theta, t, xp), theta, t)
 
     return in_blocks(by_block, xp, theta, t)
@@ -48,7 +50,7 @@ def saddle(nu: float, theta, t, xp):
     """rho with (cos phi - cos theta) phi / sin phi = (nu + 1) t at phi^2 = theta^2 - 2 rho, by Newton's method."""
     wanted = (nu + 1) * t
     rho = wanted
-    for _ in range(_NEWTON):
+    for _ in range(NEWTON):
         square = theta * theta - 2 * rho
         root = xp.sqrt(xp.abs(square)) + 1e-150
         real = square > 0
@@ -61,35 +63,38 @@ def saddle(nu: float, theta, t, xp):
     return rho
 
 
-def _by_contour(d: int, theta, t, xp) -> tuple:
+def by_contour(d: int, theta, t, xp) -> tuple:
+    """The contour integral; on a CPU many pairs are taken by a compiled twin."""
+    nu = (d - 1) / 2
+    if device(theta) == "cpu" and theta.shape[0] >= sphere_compiled.FEWEST:
+        found = sphere_compiled.by_contour(d, nodes(d), np.asarray(theta), np.asarray(t))
+        log_p, slope = (xp.asarray(part) for part in found)
+    else:
+        log_p, slope = _contour(d, theta, t, xp)
+    constant = math.lgamma(nu + 1) - (nu + 0.5) * math.log(2 * math.pi) + math.log(2 / math.pi)
+    return log_p + constant + nu * nu * t / 2 - xp.log(t) / 2, slope
+
+
+def _contour(d: int, theta, t, xp) -> tuple:
+    """log p without its constant, and the derivative of log p in u."""
     nu, half = (d - 1) / 2, nodes(d)
     rho = saddle(nu, theta, t, xp)
     steep = rho / t
-    step = xp.sqrt(_LOST / steep) / half
-    s = step[:, None] * xp.arange(half + 1, dtype=xp.float64, device=theta.device)
-    turned = 1 + 1j * s
+    step = xp.sqrt(LOST / steep) / half
+    turned = 1 + 1j * step[:, None] * xp.arange(half + 1, dtype=xp.float64, device=theta.device)
     gap = 2 * rho[:, None] * turned * turned  # theta^2 - phi^2
     phi = xp.sqrt(theta[:, None] ** 2 - gap)
     phi = xp.where(xp.imag(phi) > 0, -phi, phi) + 1e-150
     total = theta[:, None] + phi
-    less = gap / total  # theta - phi, to full relative precision
-    # cos phi - u = 2 sin(less / 2) sin(total / 2); each logarithm is continuous along the contour in this form
-    above = 1j * phi + xp.log(_one_minus_exponential(less, xp)) + xp.log(_one_minus_exponential(-total, xp))
-    above = above - math.log(2)
-    exponent = steep[:, None] * turned * turned - (nu + 1) * above
+    sine = xp.sin(phi)
+    above = 2 * xp.sin(gap / total / 2) * xp.sin(total / 2)  # cos phi - u, to full relative precision
+    # e^{i phi} (1 - e^{i (theta - phi)}) (1 - e^{-i (theta + phi)}) / 2: in this form the logarithm is continuous
+    logarithm = 1j * phi + xp.log(2 * above * xp.exp(-1j * phi)) - math.log(2)
+    exponent = steep[:, None] * turned * turned - (nu + 1) * logarithm
     highest = xp.real(exponent[:, 0])
-    values = xp.exp(exponent - highest[:, None]) * xp.sin(phi) / phi * turned
-    first = xp.real(values[:, 0]) / 2 + xp.sum(xp.real(values[:, 1:]), axis=1)
-    values = values * xp.exp(-above)
-    raised = xp.real(values[:, 0]) / 2 + xp.sum(xp.real(values[:, 1:]), axis=1)
-    constant = math.lgamma(nu + 1) - (nu + 0.5) * math.log(2 * math.pi) + math.log(2 / math.pi)
-    log_p = constant + nu * nu * t / 2 - theta**2 / (2 * t) + highest + xp.log(first * step * rho) - xp.log(t) / 2
-    return log_p, (nu + 1) * raised / first
-
-
-def _one_minus_exponential(z, xp):
-    """1 - e^{iz}, with full relative precision near 0."""
-    return -2j * xp.exp(0.5j * z) * xp.sin(z / 2)
+    values = xp.exp(exponent - highest[:, None]) * sine / phi * turned
+    sums = [xp.sum(xp.real(part), axis=1) - xp.real(part[:, 0]) / 2 for part in (values, values / above)]
+    return highest - theta**2 / (2 * t) + xp.log(sums[0] * step * rho), (nu + 1) * sums[1] / sums[0]
 
 
 def by_eigenfunctions(d: int, theta, t, xp, terms: int | None = None) -> tuple:

@@ -4,8 +4,7 @@ Early, from the exponential of a normal matrix of variance t. With V = prod (b_i
 and sums over all b = a + 2 pi k, densities of the law and of the proposal are e^{n (n^2 - 1) t / 24} sum V / D
 e^{-|b|^2 / 2t} and sum (V / D)^2 e^{-|b|^2 / 2t}, both times (2 pi t)^{-(n^2 - 1) / 2}. Since |x| >= |sin x|, a term of
 the first sum is at most that of the second: D sum V e / sum V^2 e is a probability of acceptance, on average
-e^{-n (n^2 - 1) t / 24}. Late, from the uniform law, with p(a) / p(0), since no kernel exceeds its value at 0. Each where
-it accepts more.
+e^{-n (n^2 - 1) t / 24}. Late, from the uniform law, with p(a) / p(0), since no kernel exceeds its value at 0.
 """
 
 import itertools
