@@ -200,3 +200,36 @@ def su_by_characters(angles, t: float, cut: int) -> mp.mpf:
         for k in range(1, n):
             volume /= mp.factorial(k)
         return mp.log(total / volume)
+
+
+# ---- planes in C^4 -------------------------------------------------------------------------------------------------
+
+
+def planes(x, t: float) -> tuple:
+    """log p and its derivatives in x = cos 2 theta, by the determinant of two sums of Legendre polynomials."""
+    angles = [float(mp.acos(mp.mpf(float(part)))) for part in x]
+
+    def formula():
+        (one, other), s = (mp.mpf(float(part)) for part in x), mp.mpf(t)
+        (a, b, da, db), (c, d, dc, dd) = (_legendre(part, s) for part in (one, other))
+        value, gap = c * b - a * d, one - other
+        p = value / gap
+        return p * 2 * mp.exp(4 * s) / mp.pi**4, *(
+            part * 2 * mp.exp(4 * s) / mp.pi**4
+            for part in ((c * db - da * d) / gap - p / gap, (dc * b - a * dd) / gap + p / gap)
+        )
+
+    return stable(formula, 60 + sum(angle**2 for angle in angles) / (8 * t))
+
+
+def _legendre(x, t) -> list:
+    """sum (2 l + 1) e^{-2 l (l + 1) t} P_l and the same with l (l + 1) in each term, then their derivatives."""
+    sums, before, now = [mp.mpf(1), mp.mpf(0), mp.mpf(0), mp.mpf(0)], (mp.mpf(1), mp.mpf(0)), (x, mp.mpf(1))
+    for degree in range(1, int(mp.sqrt(mp.mp.dps * 2.4 / (2 * t))) + 4):
+        weight = (2 * degree + 1) * mp.exp(-2 * degree * (degree + 1) * t)
+        for place in range(4):
+            sums[place] += weight * now[place // 2] * (degree * (degree + 1)) ** (place % 2)
+        following = ((2 * degree + 1) * x * now[0] - degree * before[0]) / (degree + 1)
+        slope = ((2 * degree + 1) * (now[0] + x * now[1]) - degree * before[1]) / (degree + 1)
+        before, now = now, (following, slope)
+    return sums

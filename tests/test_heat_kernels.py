@@ -10,10 +10,12 @@ from heatwalk.spaces import (
     SO3,
     SU,
     Euclidean,
+    Grassmannian,
     Power,
     Product,
     Sphere,
     Torus,
+    grassmannian_kernel,
     radial_law,
     sphere_compiled,
     sphere_kernel,
@@ -32,6 +34,7 @@ ALL = [
     SU(2),
     SU(3),
     SU(4),
+    Grassmannian(2, 4),
     Power(Sphere(2), (2,)),
 ]
 COMPACT = [space for space in ALL if not isinstance(space, Euclidean)]
@@ -267,6 +270,19 @@ def test_su2_is_the_sphere_of_radius_root_2():
     np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
+@pytest.mark.parametrize("phi", [(0.3, 0.1), (2.0, 2.0 + 1e-5), (3.0, 3.1), (1e-6, 2.5), (np.pi - 1e-3, np.pi - 2e-3)])
+@pytest.mark.parametrize("t", [1e-3, 0.02, 0.3, 0.44, 0.46, 1.1, 10.0])
+def test_planes(phi, t):
+    x = np.cos(phi)
+    if sum(np.square(phi)) / (8 * t) > 300:
+        t = sum(np.square(phi)) / 2400
+    log_p, *slopes = reference.planes(x, t)
+    found, gradient = grassmannian_kernel.log_kernel(x[None], np.array([t]), np)
+    assert abs(found[0] - float(log_p)) < 1e-12
+    size = max(abs(float(slope)) for slope in slopes)
+    np.testing.assert_allclose(gradient[0], np.array(slopes, float), atol=2e-11 * size)
+
+
 # ---- what every kernel has -----------------------------------------------------------------------------------------
 
 
@@ -328,6 +344,8 @@ def cut_pairs(space):
         return x, -x
     if isinstance(space, SO3):
         return x, x @ np.diag([1.0, -1.0, -1.0])
+    if isinstance(space, Grassmannian):
+        return x, np.eye(4) - x
     if isinstance(space, SU):
         return x, x * np.exp(2j * np.pi / space.n)
     return x, space.exp(x, np.full(space.shape, np.pi))
@@ -450,6 +468,15 @@ def test_traces_of_su_have_the_moments_of_its_representations(n, t):
         assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(4000) + 1e-15
 
 
+@pytest.mark.parametrize("t", [1e-3, 0.03, 0.1, 0.4, 0.5, 1.0, 10.0])
+def test_overlaps_of_planes_have_the_moment_of_their_representation(t):
+    # E tr(x y) = 1 + e^{-8t}: 16 is the eigenvalue of the adjoint representation.
+    x = np.diag([1.0, 1, 0, 0]) + 0j
+    y = Grassmannian(2, 4).sample_heat_kernel(x, t, rng=np.random.default_rng(3), size=20_000)
+    overlap = np.einsum("ij,nji->n", x, y).real
+    assert abs(overlap.mean() - 1 - np.exp(-8 * t)) < 4 * overlap.std() / np.sqrt(20_000)
+
+
 def test_haar_moments_of_su3():
     for u in (
         SU(3).random_point(np.random.default_rng(0), 20_000),
@@ -509,12 +536,12 @@ def test_log_of_antipodes_is_refused(space):
 @pytest.mark.parametrize("space", [space for space in COMPACT if not isinstance(space, Torus)], ids=repr)
 def test_points_off_the_space_are_refused_with_the_distance_and_the_bound(space):
     x, y = pairs(space, 4)
-    x[1] *= 1 + 1e-5
+    x[1] *= 1 + (2e-6 if isinstance(space, Grassmannian) else 1e-5)
     with pytest.raises(
-        BadInput, match=r"HW-SP-005 x: (1 of 4|2 of 8) points are off: .* by up to [12].*e-05, the bound is 1e-06"
+        BadInput, match=r"HW-SP-005 x: (1 of 4|2 of 8) points are off: .* by up to [12].*e-0[56], the bound is 1e-06"
     ):
         space.log_heat_kernel(x, y, 0.1)
-    x[1] /= 1 + 1e-5 - 1e-8
+    x[1] = space.project(x[1]) * (1 + 1e-8)
     assert np.isfinite(space.log_heat_kernel(x, y, 0.1)).all()
     with pytest.raises(BadInput, match="HW-SP-005 y"):
         space.distance(y, 2 * y)
@@ -596,5 +623,10 @@ def test_dimensions_that_are_none_are_refused(make, dimension):
 def test_centres_have_no_projection():
     with pytest.raises(BadInput, match="HW-SP-010 project: the centre"):
         Sphere(2).project(np.zeros(3))
+    with pytest.raises(BadInput, match="HW-SP-008 k, n: no heat kernel of Grassmannian"):
+        Grassmannian(2, 5)
+    for space in (SU(3), Grassmannian(2, 4)):
+        with pytest.raises(BadInput, match="HW-SP-010 project: a matrix"):
+            space.project(np.zeros(space.shape) + 0j)
     with pytest.raises(BadInput, match="HW-SP-010 project: a matrix"):
         SO3().project(np.diag([1.0, 0.0, 0.0]))

@@ -19,7 +19,7 @@ def by_contour(d: int, half: int, theta: np.ndarray, t: np.ndarray) -> tuple[np.
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable:
+def _parts() -> tuple[Callable, ...]:
     import numba
 
     compiled = numba.njit(nogil=True, error_model="numpy")
@@ -64,7 +64,16 @@ def _compiled() -> Callable:
         imaginary = -math.sqrt((size - x) / 2)
         return y / (2 * imaginary - 1e-300), imaginary
 
-    @compiled
+    return saddle, half_sine, root
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable:
+    import numba
+
+    saddle, half_sine, root = _parts()
+
+    @numba.njit(nogil=True, error_model="numpy")
     def contour(nu, half, theta, t, log_p, slopes):
         for pair in range(len(theta)):
             angle, time = theta[pair], t[pair]

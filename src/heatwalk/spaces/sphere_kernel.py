@@ -77,24 +77,35 @@ def by_contour(d: int, theta, t, xp) -> tuple:
 
 def _contour(d: int, theta, t, xp) -> tuple:
     """log p without its constant, and the derivative of log p in u."""
-    nu, half = (d - 1) / 2, nodes(d)
-    rho = saddle(nu, theta, t, xp)
+    highest, _, above, values = contour_values(d, theta, t, xp)
+    sums = [mean(part, xp) for part in (values, values / above)]
+    log_p = highest - theta**2 / (2 * t) + xp.log(sums[0])
+    return log_p, (d + 1) / 2 * sums[1] / sums[0]
+
+
+def mean(values, xp):
+    """The trapezoid rule over both halves of the contour, which are conjugate."""
+    return xp.sum(xp.real(values), axis=1) - xp.real(values[:, 0]) / 2
+
+
+def contour_values(d: int, theta, t, xp) -> tuple:
+    """Along half the contour, (pair, node): log of the scale, theta^2 / 2 - q, cos phi - u, the scaled integrand."""
+    half, power = nodes(d), (d + 1) / 2
+    rho = saddle(power - 1, theta, t, xp)
     steep = rho / t
     step = xp.sqrt(LOST / steep) / half
     turned = 1 + 1j * step[:, None] * xp.arange(half + 1, dtype=xp.float64, device=theta.device)
-    gap = 2 * rho[:, None] * turned * turned  # theta^2 - phi^2
-    phi = xp.sqrt(theta[:, None] ** 2 - gap)
+    rise = rho[:, None] * turned * turned
+    phi = xp.sqrt(theta[:, None] ** 2 - 2 * rise)
     phi = xp.where(xp.imag(phi) > 0, -phi, phi) + 1e-150
     total = theta[:, None] + phi
-    sine = xp.sin(phi)
-    above = 2 * xp.sin(gap / total / 2) * xp.sin(total / 2)  # cos phi - u, to full relative precision
+    above = 2 * xp.sin(rise / total) * xp.sin(total / 2)  # theta - phi = 2 rise / total: full relative precision
     # e^{i phi} (1 - e^{i (theta - phi)}) (1 - e^{-i (theta + phi)}) / 2: in this form the logarithm is continuous
     logarithm = 1j * phi + xp.log(2 * above * xp.exp(-1j * phi)) - math.log(2)
-    exponent = steep[:, None] * turned * turned - (nu + 1) * logarithm
+    exponent = steep[:, None] * turned * turned - power * logarithm
     highest = xp.real(exponent[:, 0])
-    values = xp.exp(exponent - highest[:, None]) * sine / phi * turned
-    sums = [xp.sum(xp.real(part), axis=1) - xp.real(part[:, 0]) / 2 for part in (values, values / above)]
-    return highest - theta**2 / (2 * t) + xp.log(sums[0] * step * rho), (nu + 1) * sums[1] / sums[0]
+    values = xp.exp(exponent - highest[:, None]) * xp.sin(phi) / phi * turned
+    return highest, rise, above, values * (step * rho)[:, None]
 
 
 def by_eigenfunctions(d: int, theta, t, xp, terms: int | None = None) -> tuple:
