@@ -205,12 +205,11 @@ def su_by_characters(angles, t: float, cut: int) -> mp.mpf:
 # ---- planes in C^4 -------------------------------------------------------------------------------------------------
 
 
-def planes(x, t: float) -> tuple:
-    """log p and its derivatives in x = cos 2 theta, by the determinant of two sums of Legendre polynomials."""
-    angles = [float(mp.acos(mp.mpf(float(part)))) for part in x]
+def planes(phi, t: float) -> tuple:
+    """log p and its derivatives in x = cos phi, by the determinant of two sums of Legendre polynomials."""
 
     def formula():
-        (one, other), s = (mp.mpf(float(part)) for part in x), mp.mpf(t)
+        (one, other), s = (mp.cos(mp.mpf(float(angle))) for angle in phi), mp.mpf(t)
         (a, b, da, db), (c, d, dc, dd) = (_legendre(part, s) for part in (one, other))
         value, gap = c * b - a * d, one - other
         p = value / gap
@@ -219,7 +218,7 @@ def planes(x, t: float) -> tuple:
             for part in ((c * db - da * d) / gap - p / gap, (dc * b - a * dd) / gap + p / gap)
         )
 
-    return stable(formula, 60 + sum(angle**2 for angle in angles) / (8 * t))
+    return stable(formula, 60 + sum(float(angle) ** 2 for angle in phi) / (8 * t))
 
 
 def _legendre(x, t) -> list:

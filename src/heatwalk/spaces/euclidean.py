@@ -58,7 +58,7 @@ class Euclidean(Space):
 
     def _pair(self, x, y, t, xp):
         square = xp.sum((x - y) ** 2, axis=-1)
-        return -square / (2 * t) - self.n / 2 * (xp.log(t) + math.log(2 * math.pi)), (x - y) / t[:, None]
+        return -square / (2 * t) - self.n / 2 * (xp.log(t) + math.log(2 * math.pi)), lambda: (x - y) / t[:, None]
 
     def __repr__(self) -> str:
         return f"Euclidean({self.n})"

@@ -95,13 +95,10 @@ class Grassmannian(Space):
         points.check_on(name, off, single, f"the trace differs from {self.k}", remedy, xp)
 
     def _pair(self, x, y, t, xp):
-        frame = xp.linalg.eigh(x)[1][..., -self.k :]
-        squares, u = xp.linalg.eigh(_adjoint(frame, xp) @ y @ frame)  # cos^2 of the angles
-        frame = frame @ u
-        log_p, slope = grassmannian_kernel.log_kernel(2 * squares - 1, t, xp)
+        theta, frame = _angles(x, y, xp)
+        log_p, slope = grassmannian_kernel.log_kernel(2 * theta, t, xp)
         # d cos 2 theta_i = 2 f_i^* dy f_i; a Riemannian gradient is twice the Frobenius one
-        ambient = (frame * (4 * slope)[..., None, :]) @ _adjoint(frame, xp)
-        return log_p, _tangent(y, ambient, xp)
+        return log_p, lambda: _tangent(y, (frame * (4 * slope)[..., None, :]) @ _adjoint(frame, xp), xp)
 
     def __repr__(self) -> str:
         return f"Grassmannian({self.k}, {self.n})"
@@ -121,9 +118,7 @@ def _tangent(x, v, xp):
 def _angles(x, y, xp) -> tuple:
     """Principal angles, and the orthonormal vectors of x (columns) that enclose them with y."""
     frame = xp.linalg.eigh(x)[1][..., -2:]
-    squares, u = xp.linalg.eigh(_adjoint(frame, xp) @ y @ frame)
-    frame = frame @ u
     away = frame - y @ frame
-    sine = points.length(xp.abs(away).mT, xp)
-    cosine = xp.sqrt(xp.where(squares > 0, squares, xp.zeros_like(squares)))
-    return xp.atan2(sine, cosine), frame
+    u = xp.linalg.eigh(_adjoint(away, xp) @ away)[1]  # squares of sines: small ones to full precision
+    frame, away = frame @ u, away @ u
+    return xp.atan2(points.length(xp.abs(away).mT, xp), points.length(xp.abs(y @ frame).mT, xp)), frame

@@ -32,22 +32,23 @@ class Planes(NamedTuple):
     rate_bend: object  # d^2 h / du^2
 
 
-def log_kernel(x, t, xp) -> tuple:
-    """(pair, 2) cosines of twice the angles and (pair,) times -> log p, and its derivatives in x, (pair, 2)."""
+def log_kernel(phi, t, xp) -> tuple:
+    """(pair, 2) angles phi and (pair,) times -> log p, and its derivatives in x = cos phi, (pair, 2)."""
 
-    early, late = (lambda x, t: _early(x, t, xp)), (lambda x, t: _late(x, t, xp))
-    return points.in_blocks(lambda x, t: points.by_condition(xp, 3 * xp.exp(-4 * t) > 0.5, early, late, x, t), xp, x, t)
+    early, late = (lambda phi, t: _early(phi, t, xp)), (lambda phi, t: _late(xp.cos(phi), t, xp))
+    return points.in_blocks(
+        lambda phi, t: points.by_condition(xp, 3 * xp.exp(-4 * t) > 0.5, early, late, phi, t), xp, phi, t
+    )
 
 
-def _early(x, t, xp) -> tuple:
+def _early(phi, t, xp) -> tuple:
     tau = 4 * t
-    phi = xp.acos(xp.clip(x, -1.0, 1.0))
     apart = xp.abs(phi[:, 0] - phi[:, 1]) > xp.minimum(tau, xp.full_like(tau, 0.2))
     first, second = (planes(phi[:, i], tau, xp) for i in (0, 1))
-    far = lambda x, tau, *parts: _apart(x, *parts, xp)  # noqa: E731
-    near = lambda x, tau, *parts: _close(x, tau, xp)  # noqa: E731
+    far = lambda phi, tau, *parts: _apart(phi, *parts, xp)  # noqa: E731
+    near = lambda phi, tau, *parts: _close(phi, tau, xp)  # noqa: E731
     parts = (first.rate, second.rate, first.rate_slope, second.rate_slope)
-    quotient, left, right = points.by_condition(xp, apart, far, near, x, tau, *parts)
+    quotient, left, right = points.by_condition(xp, apart, far, near, phi, tau, *parts)
     gradient = xp.stack([first.slope + left / quotient, second.slope + right / quotient], axis=1)
     return _CONSTANT + first.log_g + second.log_g + xp.log(quotient), gradient
 
@@ -73,19 +74,20 @@ def _late(x, t, xp) -> tuple:
     return math.log(12 / math.pi**4) + xp.log(total), xp.stack(slopes, axis=1) / total[:, None]
 
 
-def _apart(x, one, other, one_slope, other_slope, xp) -> tuple:
+def _apart(phi, one, other, one_slope, other_slope, xp) -> tuple:
     """(h_1 - h_2) / (x_2 - x_1) and its derivatives in x_1 and x_2."""
-    gap = x[:, 1] - x[:, 0]
+    gap = 2 * xp.sin((phi[:, 0] - phi[:, 1]) / 2) * xp.sin((phi[:, 0] + phi[:, 1]) / 2)  # x_2 - x_1
     quotient = (one - other) / gap
     return quotient, (one_slope + quotient) / gap, -(other_slope + quotient) / gap
 
 
-def _close(x, tau, xp) -> tuple:
+def _close(phi, tau, xp) -> tuple:
     """The same as means of derivatives of h between x_1 and x_2."""
+    square = xp.sin(phi / 2) ** 2  # (1 - x) / 2
     quotient, left, right = 0.0, 0.0, 0.0
     for place, weight in zip((_BETWEEN[0] + 1) / 2, _BETWEEN[1] / 2, strict=True):
-        between = x[:, 0] + place * (x[:, 1] - x[:, 0])
-        found = planes(xp.acos(xp.clip(between, -1.0, 1.0)), tau, xp)
+        between = square[:, 0] + place * (square[:, 1] - square[:, 0])
+        found = planes(2 * xp.asin(xp.sqrt(between)), tau, xp)
         quotient = quotient - weight * found.rate_slope
         left, right = left - weight * (1 - place) * found.rate_bend, right - weight * place * found.rate_bend
     return quotient, left, right

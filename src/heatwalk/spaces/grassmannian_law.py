@@ -20,7 +20,7 @@ def angles(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         tau = np.full(len(theta) + 1, 4 * time)
         planes = grassmannian_kernel.planes(np.append(theta, 0.0), tau, np)
         rate, rate_slope = planes.rate[:-1] - planes.rate[-1], planes.rate_slope[:-1]
-        up = 1 - np.cos(theta)
+        up = 2 * np.sin(theta / 2) ** 2
         raised = density * rate * up
         raised_slope = slope * rate * up + density * np.sin(theta) * (rate - rate_slope * up)
         while len(waiting):
@@ -28,7 +28,7 @@ def angles(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             one = radial_law.inverted(theta, density, slope, u[0])
             other = radial_law.inverted(theta, raised, raised_slope, u[1])
             here = [np.interp(phi, theta, rate) for phi in (one, other)]
-            above = [1 - np.cos(phi) for phi in (one, other)]
+            above = [2 * np.sin(phi / 2) ** 2 for phi in (one, other)]
             most = here[0] * above[0] + here[1] * above[1]
             taken = u[2] * most < (here[0] - here[1]) * (above[0] - above[1])
             found[waiting[taken]] = np.stack([one, other], axis=1)[taken] / 2

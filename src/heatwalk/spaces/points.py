@@ -5,12 +5,12 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array, is_writeable_array
+from array_api_compat import array_namespace, device, is_torch_array, is_writeable_array
 
 from heatwalk.errors import BadInput, Problem
 
 SHORTEST, LONGEST = 1e-30, 1e30  # times: beyond them squares overflow
-_BLOCK = 8192  # pairs at once: what fits a cache
+_BLOCK = 8192  # numbers at once: what fits a cache
 
 
 class Given(NamedTuple):
@@ -135,7 +135,7 @@ def whole(name: str, value, least: int) -> int:
 def in_blocks(function, xp, *columns):
     """The results of a function of equally many rows, block by block, so that temporary arrays stay in the cache."""
     rows = columns[0].shape[0]
-    size = _BLOCK if isinstance(columns[0], np.ndarray) else 16 * _BLOCK
+    size = max(_BLOCK // math.prod(columns[0].shape[1:]), 64) if "cpu" in str(device(columns[0])) else 1 << 20
     if rows <= size:
         return function(*columns)
     parts = [function(*(column[start : start + size] for column in columns)) for start in range(0, rows, size)]

@@ -62,7 +62,7 @@ class Power(Space):
         flat = (-1, *self.space.shape)
         times = xp.reshape(xp.broadcast_to(t[:, None], (t.shape[0], copies)), (-1,))
         log_p, gradient = self.space._pair(xp.reshape(x, flat), xp.reshape(y, flat), times, xp)
-        return xp.sum(xp.reshape(log_p, (-1, copies)), axis=1), xp.reshape(gradient, y.shape)
+        return xp.sum(xp.reshape(log_p, (-1, copies)), axis=1), lambda: xp.reshape(gradient(), y.shape)
 
     def _shaped(self, **named) -> tuple:
         for name, array in named.items():

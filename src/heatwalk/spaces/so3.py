@@ -111,7 +111,7 @@ class SO3(Space):
         far, far_slope = sphere_kernel.log_kernel(3, math.pi - theta / 2, t / 4, xp)
         share = xp.exp(far - near)  # at most 1
         slope = -xp.sin(theta / 2) / 2 * (near_slope - share * far_slope) / (1 + share)
-        return near + xp.log1p(share) - math.log(8), y @ _hat(slope[:, None] * axis, xp)
+        return near + xp.log1p(share) - math.log(8), lambda: y @ _hat(slope[:, None] * axis, xp)
 
 
 def _turn(x, y, xp) -> tuple:

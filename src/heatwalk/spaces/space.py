@@ -23,7 +23,7 @@ class Space:
         raise NotImplementedError
 
     def _pair(self, x, y, t, xp) -> tuple:
-        """log p and its Riemannian gradient in y, of (pair, ...) points and (pair,) times."""
+        """log p of (pair, ...) points and (pair,) times, and a function that gives its Riemannian gradient in y."""
         raise NotImplementedError
 
     def _drawn(self, x, t, rng):
@@ -42,7 +42,7 @@ class Space:
             from heatwalk.spaces.gradients import LogHeatKernel
 
             return LogHeatKernel.apply(self, x, y, t)
-        return self._kernel(x, y, t)[0]
+        return self._kernel(x, y, t, False)
 
     def score(self, x, y, t):
         """The Riemannian gradient of log p_t(x, y) in y, as an ambient tangent of the shape of y.
@@ -51,16 +51,16 @@ class Space:
         detached: it has no gradient of its own.
         """
         detach = lambda point: point.detach() if hasattr(point, "detach") else point  # noqa: E731
-        return self._kernel(detach(x), detach(y), t)[1]
+        return self._kernel(detach(x), detach(y), t, True)
 
-    def _kernel(self, x, y, t) -> tuple:
+    def _kernel(self, x, y, t, gradient: bool):
         taken = self._given(x=x, y=y)
         xp, (x, y) = taken.xp, taken.arrays
         axes = len(self.shape)
         shape, x, y, t = points.broadcast(xp, (x, axes), (y, axes), (points.time(t, x, xp), 0))
         flat = (-1, *self.shape)
-        log_p, gradient = self._pair(xp.reshape(x, flat), xp.reshape(y, flat), xp.reshape(t, (-1,)), xp)
-        return taken.back(xp.reshape(log_p, shape)), taken.back(xp.reshape(gradient, shape + self.shape))
+        log_p, slopes = self._pair(xp.reshape(x, flat), xp.reshape(y, flat), xp.reshape(t, (-1,)), xp)
+        return taken.back(xp.reshape(slopes(), shape + self.shape) if gradient else xp.reshape(log_p, shape))
 
     def _given(self, **named) -> points.Given:
         """Points of the space, checked."""

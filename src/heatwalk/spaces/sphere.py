@@ -103,13 +103,18 @@ class Sphere(Space):
         points.check_on(name, off, single, "the length differs from 1", "divide by the length, or project(x)", xp)
 
     def _pair(self, x, y, t, xp):
-        x, y = x / _norm(x, xp), y / _norm(y, xp)
-        log_p, slope = sphere_kernel.log_kernel(self.d, _angle(x, y, xp), t, xp)
-        # x - (x . y) y without cancellation, exactly 0 for equal and for opposite points
-        less, more = x - y, x + y
-        near = _dot(x, y, xp) > 0
-        across = xp.where(near, less + _dot(less, less, xp) / 2 * y, more - _dot(more, more, xp) / 2 * y)
-        return log_p, slope[:, None] * across
+        (theta,) = points.in_blocks(lambda x, y: (_angle(x / _norm(x, xp), y / _norm(y, xp), xp),), xp, x, y)
+        log_p, slope = sphere_kernel.log_kernel(self.d, theta, t, xp)
+
+        def across(x, y, slope):
+            # x - (x . y) y without cancellation, exactly 0 for equal and for opposite points
+            x, y = x / _norm(x, xp), y / _norm(y, xp)
+            less, more = x - y, x + y
+            near = _dot(x, y, xp) > 0
+            found = xp.where(near, less + _dot(less, less, xp) / 2 * y, more - _dot(more, more, xp) / 2 * y)
+            return (slope[:, None] * found,)
+
+        return log_p, lambda: points.in_blocks(across, xp, x, y, slope)[0]
 
     def _refuse_centre(self, length, xp) -> None:
         if bool(xp.any(length < 1e-100)):
@@ -121,12 +126,12 @@ class Sphere(Space):
 
 
 def _dot(x, y, xp):
-    return xp.sum(x * y, axis=-1, keepdims=True)
+    return xp.einsum("...i,...i->...", x, y)[..., None]
 
 
 def _norm(x, xp):
     """Lengths, never 0: gradients stay finite, and 0 divided by them is 0."""
-    return xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True) + 1e-300)
+    return xp.sqrt(_dot(x, x, xp) + 1e-300)
 
 
 def _angle(x, y, xp):

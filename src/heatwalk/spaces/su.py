@@ -73,7 +73,7 @@ class SU(Space):
     def _pair(self, x, y, t, xp):
         angles, u = spectrum(_adjoint(x, xp) @ y, xp)
         log_p, gradient = su_kernel.log_kernel(angles, t, xp)
-        return log_p, y @ _conjugated(u, 1j * gradient, xp)
+        return log_p, lambda: y @ _conjugated(u, 1j * gradient, xp)
 
     def __repr__(self) -> str:
         return f"SU({self.n})"
