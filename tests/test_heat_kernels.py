@@ -4,6 +4,7 @@ import heat_kernel_reference as reference
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.stats import ks_2samp
 
 from heatwalk.errors import BadInput
 from heatwalk.spaces import (
@@ -16,6 +17,7 @@ from heatwalk.spaces import (
     Sphere,
     Torus,
     grassmannian_kernel,
+    probability_flow,
     radial_law,
     sphere_compiled,
     sphere_kernel,
@@ -484,6 +486,39 @@ def test_haar_moments_of_su3():
         square = np.abs(np.trace(u, axis1=1, axis2=2)) ** 2
         for power, expected in ((1, 1), (2, 2), (3, 6)):
             assert abs((square**power).mean() - expected) < 4 * (square**power).std() / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("space", [Sphere(1), Sphere(2), Sphere(127), SU(2), SU(3), SU(4)], ids=repr)
+@pytest.mark.parametrize("t", [0.01, 0.4])
+def test_probability_flow_brings_the_uniform_law_to_the_samples(space, t):
+    size = 1000
+    flowed = probability_flow.angles(space, t, rng=np.random.default_rng(0), size=size, steps=60)
+    if isinstance(space, SU):
+        flowed = np.linalg.norm(flowed, axis=1)
+    one = np.eye(space.n) + 0j if isinstance(space, SU) else np.eye(space.d + 1)[0]
+    drawn = space.distance(one, space.sample_heat_kernel(one, t, rng=np.random.default_rng(1), size=size))
+    assert ks_2samp(flowed, drawn).pvalue > 1e-3
+    for power in (2, 4):
+        error = np.sqrt(((flowed**power).var() + (drawn**power).var()) / size)
+        assert abs((flowed**power).mean() - (drawn**power).mean()) < 4 * error
+
+
+def test_probability_flow_of_other_spaces_is_refused():
+    with pytest.raises(BadInput, match="HW-SP-008 space: no flow on SO3"):
+        probability_flow.angles(SO3(), 0.1, rng=np.random.default_rng(0), size=1)
+
+
+@pytest.mark.parametrize("space", [Sphere(2), Sphere(20), Torus(2), SO3(), SU(3), Grassmannian(2, 4)], ids=repr)
+def test_geodesic_random_walk_comes_to_the_same_law(space):
+    rng, steps, t, size = np.random.default_rng(2), 64, 0.1, 2000
+    x = np.broadcast_to(pairs(space, 1)[0][0], (size, *space.shape))
+    y = x
+    for _ in range(steps):  # normal in orthonormal coordinates of the tangent space
+        v = space.project(y, noise(space, y.shape, seed=int(rng.integers(1 << 30))))
+        y = space.project(space.exp(y, np.sqrt(t / steps / space.slope) * v))
+    walked, drawn = space.distance(x, y), space.distance(x, space.sample_heat_kernel(x, t, rng=rng))
+    assert abs((walked**2).mean() / (drawn**2).mean() - 1) < 0.06
+    assert ks_2samp(walked, drawn).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("space", COMPACT, ids=repr)
