@@ -654,6 +654,17 @@ def test_dimensions_that_are_none_are_refused(make, dimension):
         make(dimension)
 
 
+@pytest.mark.parametrize("space", [Sphere(2), SO3(), SU(3), Grassmannian(2, 4)], ids=repr)
+def test_vectors_that_are_not_tangent_are_refused(space):
+    x, _ = pairs(space, 2)
+    v = space.project(x, noise(space, x.shape, seed=5))
+    space.exp(x, v + 1e-8 * x)
+    with pytest.raises(
+        BadInput, match=r"HW-SP-011 v: it is no tangent: .* leaves the space, the bound is .*; give pro"
+    ):
+        space.exp(x, v + 1e-3 * x)
+
+
 def test_centres_have_no_projection():
     with pytest.raises(BadInput, match="HW-SP-010 project: the centre"):
         Sphere(2).project(np.zeros(3))

@@ -31,7 +31,7 @@ class Grassmannian(Space):
         """e^A x e^{-A} for A = [v, x]."""
         taken = self._ambient(x, v=v)
         xp, (x, v) = taken.xp, taken.arrays
-        v = _tangent(x, v, xp)
+        v = points.tangent(v, _tangent(x, v, xp), taken)
         angles, u = xp.linalg.eigh(-1j * (v @ x - x @ v))
         turn = (u * xp.exp(1j * angles)[..., None, :]) @ _adjoint(u, xp)
         return taken.back(turn @ x @ _adjoint(turn, xp))

@@ -67,6 +67,17 @@ def check_on(name: str, deviation, single: bool, what: str, remedy: str, xp) -> 
         raise BadInput(Problem("HW-SP-005", name, cause, remedy))
 
 
+def tangent(v, part, taken: Given):
+    """The tangent part of v, refused where v has more than rounding beside it."""
+    xp = taken.xp
+    off, size = (xp.max(xp.abs(array)) if math.prod(v.shape) else 0.0 for array in (v - part, v))
+    bound = (1e-4 if taken.single else 1e-6) * max(float(size), 1e-300)
+    if float(off) > bound:
+        cause = f"it is no tangent: {float(off):.3g} of it leaves the space, the bound is {bound:.3g}"
+        raise BadInput(Problem("HW-SP-011", "v", cause, "give project(x, v)"))
+    return part
+
+
 def time(t, like, xp):
     """Times in float64, in the library and on the device of the points."""
     if is_torch_array(t) and not is_torch_array(like):

@@ -1,7 +1,7 @@
 """Brownian motion by its probability flow on the maximal torus: a second way to its law, slower than the samplers.
 
-Angles of the uniform law at a late time follow d theta / dt = -grad log p_t(theta) / 2 back to t; points at those angles
-in uniform directions have the law of the heat kernel. Source: arXiv 2310.20030.
+Angles of the uniform law at a late time follow d theta / dt = -grad log p_t(theta) / 2 back to t; points at those
+angles in uniform directions have the law of the heat kernel. Source: arXiv 2310.20030.
 """
 
 import itertools

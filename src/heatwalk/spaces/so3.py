@@ -50,6 +50,7 @@ class SO3(Space):
         taken = self._ambient(x, v=v)
         xp, (x, v) = taken.xp, taken.arrays
         turn = _skew(x.mT @ v)
+        points.tangent(v, x @ turn, taken)
         a = points.length(_axial(turn), xp)[..., None, None]
         once = points.sinc(a, xp) * turn
         return taken.back(x + x @ (once + points.sinc(a / 2, xp) ** 2 / 2 * turn @ turn))

@@ -51,7 +51,7 @@ class Sphere(Space):
         """cos|v| x + sin|v| v / |v|, for a tangent v at x."""
         taken = self._ambient(x, v=v)
         xp, (x, v) = taken.xp, taken.arrays
-        v = v - _dot(x, v, xp) * x
+        v = points.tangent(v, v - _dot(x, v, xp) * x, taken)
         length = _norm(v, xp)
         return taken.back(xp.cos(length) * x + xp.sin(length) / length * v)
 

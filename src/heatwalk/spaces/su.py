@@ -20,7 +20,9 @@ class SU(Space):
         """x e^w for v = x w, by the eigenvectors of -i w."""
         taken = self._ambient(x, v=v)
         xp, (x, v) = taken.xp, taken.arrays
-        angles, u = xp.linalg.eigh(-1j * _tangent(_adjoint(x, xp) @ v, xp))
+        w = _tangent(_adjoint(x, xp) @ v, xp)
+        points.tangent(v, x @ w, taken)
+        angles, u = xp.linalg.eigh(-1j * w)
         return taken.back(x @ _conjugated(u, xp.exp(1j * angles), xp))
 
     def log(self, x, y):
