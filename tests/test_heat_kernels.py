@@ -4,7 +4,7 @@ import heat_kernel_reference as reference
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstest
 
 from heatwalk.errors import BadInput
 from heatwalk.spaces import (
@@ -440,6 +440,30 @@ def test_moments_of_angles_are_those_of_quadrature(d, t):
         assert abs((found**power).mean() - expected) < 4 * error
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 10, 127, 511])
+@pytest.mark.parametrize("t", TIMES)
+def test_a_time_for_each_draw_has_the_law_of_one_time_for_all(d, t):
+    density, theta = radial_density(d, t)
+    times = t * (1 + 1e-9 * np.arange(2000) / 2000)
+    found = radial_law.angles(d, times, np.random.default_rng(11))
+    for power in (2, 4):
+        expected, square = ((density * theta**k).sum() for k in (power, 2 * power))
+        assert abs((found**power).mean() - expected) < 4 * np.sqrt((square - expected**2) / 2000)
+    share = np.interp(found, theta, np.cumsum(density) - density / 2)
+    assert kstest(share, "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("d", [2, 3, 4, 16, 127, 511])
+def test_radial_densities_are_log_concave_and_their_modes_are_found(d):
+    for t in np.geomspace(1e-4, 20, 9):
+        theta = np.linspace(0, np.pi, 1002)[1:-1]
+        log_density, slope = radial_law.log_density(d, theta, np.full(1000, t))
+        here = log_density[:-1] > log_density.max() - 500
+        assert (np.diff(slope)[here] < 1e-9 * np.abs(slope[:-1][here]) + 1e-9).all()
+        mode = radial_law.modes(d, np.array([t]))
+        assert radial_law.log_density(d, mode, np.array([t]))[0][0] > log_density.max() - 1e-5
+
+
 @pytest.mark.parametrize("t", TIMES)
 def test_moments_of_rotations_are_those_of_quadrature(t):
     def density(theta):
@@ -491,7 +515,7 @@ def test_haar_moments_of_su3():
 @pytest.mark.parametrize("space", [Sphere(1), Sphere(2), Sphere(127), SU(2), SU(3), SU(4)], ids=repr)
 @pytest.mark.parametrize("t", [0.01, 0.4])
 def test_probability_flow_brings_the_uniform_law_to_the_samples(space, t):
-    size = 1000
+    size = 1000 if space.shape != (4, 4) else 300
     flowed = probability_flow.angles(space, t, rng=np.random.default_rng(0), size=size, steps=60)
     if isinstance(space, SU):
         flowed = np.linalg.norm(flowed, axis=1)
