@@ -10,6 +10,7 @@ Stages are plain functions on arrays that return named tuples; `hw.scverse` has 
 
 from heatwalk import scverse, spaces
 from heatwalk.affinity import Affinity, affinity
+from heatwalk.bilipschitz import Bilipschitz, bilipschitz
 from heatwalk.cells import Cells, cells
 from heatwalk.curvature import Curvature, curvature
 from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, distance_error
@@ -27,6 +28,7 @@ from heatwalk.pseudotime import Pseudotime, pseudotime
 __all__ = [
     "Affinity",
     "BadInput",
+    "Bilipschitz",
     "Cells",
     "Curvature",
     "DeepDiffusionMap",
@@ -44,6 +46,7 @@ __all__ = [
     "Pseudotime",
     "Reference",
     "affinity",
+    "bilipschitz",
     "cells",
     "coordinates",
     "curvature",
