@@ -24,6 +24,7 @@ from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
+from heatwalk.random_walk import RandomWalk, random_walk
 
 __all__ = [
     "Affinity",
@@ -44,6 +45,7 @@ __all__ = [
     "Pca",
     "Problem",
     "Pseudotime",
+    "RandomWalk",
     "Reference",
     "affinity",
     "bilipschitz",
@@ -61,6 +63,7 @@ __all__ = [
     "particles",
     "pca",
     "pseudotime",
+    "random_walk",
     "scverse",
     "spaces",
 ]

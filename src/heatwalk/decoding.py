@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 import numpy as np
 
 from heatwalk import arrays, compute
-from heatwalk.progress import track
+from heatwalk.progress import log, track
 
 _BLOCK_BYTES = 2**25  # values decoded at a time
 
@@ -31,6 +31,13 @@ def decoded(points: np.ndarray, pca, *, at_least: float = -np.inf, out: MutableM
             made[part] = np.maximum(points[block][part] @ axes + means, at_least)
         values[block] = made
     return values
+
+
+def decode_where(asked: bool | str, points: np.ndarray, cells, pca, out: MutableMapping) -> None:
+    """`decoded` into `out` if asked for, or "auto" and there are loadings; at least 0 where the cells' values are."""
+    if asked is True or (asked == "auto" and pca is not None and pca.loadings is not None):
+        log.info("decoding by components with %.1f%% of the variance", 100 * explained(pca))
+        decoded(points, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
 
 
 def explained(pca) -> float:
