@@ -76,82 +76,73 @@ def random_walk(
 
         z = psi(x),  z' ~ N(z, C(z)),  x' = D(z'),  and on from psi(x')
 
-    psi: a frozen network for diffusion coordinates, see `encoders.encoder`; C: full and positive definite by a
-    Cholesky factor; D: the decoder; both trained as `local_evidence.losses` says: C towards `reach` times the centred
-    covariance of the `neighbors` nearest places in a `batch`, so that neighbors / batch is the share of the data that a
-    step reaches; D towards the point whose place is nearest to z'. What is given out is D(psi(x')), plus, with `noise`,
-    a draw from N(0, R), R learned of what D leaves of the samples: D alone is their smooth surface.
+    psi, see `encoders.encoder`, is trained first; C and D as `local_evidence.losses` says: C towards `reach` times the
+    covariance of the `neighbors` nearest places in a `batch`, D towards the point whose place is nearest to z'. Given
+    out is D(psi(x')), with `noise` also a draw from N(0, R), R what D leaves of the samples: D alone is their surface.
     points: (cell, component). The samples are all, or those not held out (split 0) of which `condition` holds.
-    seeds: "samples", evenly chosen ones; `column=value`; names of cells, or row numbers: walkers share them out evenly.
-    steps: a number; "auto": until the law of the walkers stands still and they have forgotten their seeds, by
-    `mixing.split_rhat`, at most 100; from "samples", whose law is the data's, the first alone. kept: points of the
-    "last" step, or of "all". A walk does not leave a group of samples that is farther off than its steps reach.
+    seeds: "samples", evenly chosen ones; `column=value`; names of cells, or row numbers. steps: a number; "auto": until
+    by `mixing.split_rhat` the walkers' law stands still and seeds are forgotten, at most 100; from "samples" the first.
+    kept: points of the "last" step, or of "all". A walk stays in a group farther off from others than steps reach.
     checkpoint: a file with the state after every epoch, from which a run goes on. device: "cpu" or "cuda".
-    Raises BadInput for options out of bounds, more components than the spectrum has, local covariances that are zero,
-    seeds that are not there, or a loss that is not finite.
+    Raises BadInput for options out of bounds, more components than eigenvalues, zero covariances, unknown seeds, NaN.
     Source: Li, Lindenbaum, Cheng, Cloninger, Variational diffusion autoencoders with random walk sampling (2020).
     """
-    from heatwalk import local_evidence, walker
-
     out = {} if out is None else out
-    compute.check_device(device)
-    options = local_evidence.Options(neighbors, batch, reach, epochs, rate)
-    _check_choices(encoder, kept, steps, noise, decode, pca)
+    _check_choices(encoder, kept, steps, noise, decode, pca, device)
     rows = train_rows(points, cells, condition, "HW-RW-008")
     samples = _checked(read(points, rows))
-    _check_numbers(n_points, n_components, options, len(samples))
+    options = _options((neighbors, batch, reach, epochs, rate), n_points, n_components, len(samples))
     began = _seeds(seeds, points, cells, rows, samples, n_points, np.random.default_rng([seed, 24]))
-    rng = np.random.default_rng([seed, 25])
     with compute.one_blas_thread():
-        made = _walker(samples, encoder, (n_components, t), options, (seed, threads), device, checkpoint)
-        trained, losses, eigenvalues = made
-        seeds_at = read(points, np.unique(began))[np.searchsorted(np.unique(began), began)]
-        trail, mixing = _walked(trained, seeds_at, steps, isinstance(seeds, str) and seeds == "samples", rng)
-        trail = trail if kept == "all" else trail[-1:]
-        first = len(mixing) - len(trail) + 1
-        final = np.concatenate([_points(trained, latent, noise, rng) for latent in trail])
-        found = nearest(samples, final, 1, threads)
-        distances = found.distances[:, 0].astype(np.float64)
-        flagged = distances > np.quantile(_apart(samples, seed, threads), _FRESH)
-        decode_where(decode, final, cells, pca, out)
-    weights, description = walker.saved(trained)
-    log.info("random_walk: %d of %d points left the data", int(flagged.sum()), len(flagged))
-    walkers = np.arange(n_points)
-    values = {
-        "points": final,
-        "flagged": flagged,
-        "distances": distances,
-        "nearest": rows[found.names[:, 0]],
-        "step": np.repeat(np.arange(first, first + len(trail)), n_points),
-        "burst": np.tile(walkers, len(trail)),
-        "seeds": np.tile(began, len(trail)),
-        "mixing": mixing,
-        "losses": losses,
-        "eigenvalues": np.asarray(eigenvalues, np.float64),
-        "weights": np.frombuffer(weights, np.uint8),
-        "description": np.frombuffer(description.encode(), np.uint8),
-    }
-    for name, array in values.items():
+        found, trained = _trained(samples, encoder, (n_components, t), options, (seed, threads), device, checkpoint)
+        places, at = np.unique(began, return_inverse=True)
+        from_law, rng = isinstance(seeds, str) and seeds == "samples", np.random.default_rng([seed, 25])
+        trail, mixing = _walked(trained, read(points, places)[at], steps, from_law, rng)
+        drawn = [_points(trained, latent, noise, rng) for latent in (trail if kept == "all" else trail[-1:])]
+        found |= _beside(samples, rows, np.concatenate(drawn), seed, threads)
+        decode_where(decode, found["points"], cells, pca, out)
+    walkers, first = np.arange(n_points), len(trail) - len(drawn) + 1
+    found |= {"step": np.repeat(np.arange(first, len(trail) + 1), n_points), "burst": np.tile(walkers, len(drawn))}
+    for name, array in (found | {"seeds": np.tile(began, len(drawn)), "mixing": mixing}).items():
         arrays.make(out, name, array.shape, array.dtype)[...] = array
     return RandomWalk(**{name: out[name] for name in RandomWalk._fields if name in out})
 
 
-def _walker(samples, kind: str, of: tuple[int, int], options, common: tuple, device: str, checkpoint: Path | None):
-    """The trained walker, its losses by epoch, and the encoder's eigenvalues."""
+def _trained(samples, kind: str, of: tuple[int, int], options, common: tuple, device: str, checkpoint: Path | None):
+    """What training gives of a result, and the walker."""
     from heatwalk import local_evidence, walker
 
-    (n_components, t), (seed, threads) = of, common
+    seed, threads = common
     limits = {"seed": seed, "threads": threads, "device": device, "checkpoint": encoders.encoder_checkpoint(checkpoint)}
+    sizes = {"n_values": samples.shape[1], "width": _WIDTH, "noise_rank": min(samples.shape[1], _NOISE_RANK)}
 
     def make_encoder():
-        network, eigenvalues = encoders.encoder(samples, kind, n_components, t, **limits)
-        return network, eigenvalues
+        return encoders.encoder(samples, kind, *of, **limits)
 
-    sizes = {"n_values": samples.shape[1], "width": _WIDTH, "noise_rank": min(samples.shape[1], _NOISE_RANK)}
-    asked = f"{kind} {n_components} {t} {sizes}"
-    return local_evidence.trained(
-        samples, make_encoder, lambda of: walker.Description(of, **sizes), asked, options, seed, checkpoint, device
-    )
+    def described(encoder):
+        return walker.Description(encoder, **sizes)
+
+    asked = f"{kind} {of} {sizes}"
+    made = local_evidence.trained(samples, make_encoder, described, asked, options, seed, checkpoint, device)
+    trained, losses, eigenvalues = made
+    weights, description = walker.saved(trained)
+    return {
+        "losses": losses,
+        "eigenvalues": np.asarray(eigenvalues, np.float64),
+        "weights": np.frombuffer(weights, np.uint8),
+        "description": np.frombuffer(description.encode(), np.uint8),
+    }, trained
+
+
+def _beside(samples: np.ndarray, rows: np.ndarray, points: np.ndarray, seed: int, threads: int | None) -> dict:
+    """Points, how far each is from the samples, and whether it left them."""
+    found = nearest(samples, points, 1, threads)
+    distances = found.distances[:, 0].astype(np.float64)
+    known = nearest_others(samples, n_neighbors=1, seed=seed, threads=threads)
+    spacing = apart(samples, np.asarray(known.distances[:, 0], np.float64), seed, threads)
+    flagged = distances > np.quantile(spacing, _FRESH)
+    log.info("random_walk: %d of %d points left the data", int(flagged.sum()), len(flagged))
+    return {"points": points, "flagged": flagged, "distances": distances, "nearest": rows[found.names[:, 0]]}
 
 
 def _walked(walker, start: np.ndarray, steps: int | str, from_law: bool, rng):
@@ -188,11 +179,6 @@ def _in_parts(function, values: np.ndarray) -> np.ndarray:
 
     with one_torch_thread():
         return np.concatenate([function(values[block]) for block in compute.blocks(len(values), _WALKED)])
-
-
-def _apart(samples: np.ndarray, seed: int, threads: int | None) -> np.ndarray:
-    found = nearest_others(samples, n_neighbors=1, seed=seed, threads=threads)
-    return apart(samples, np.asarray(found.distances[:, 0], np.float64), seed, threads)
 
 
 def _seeds(seeds, points, cells, rows: np.ndarray, samples: np.ndarray, n_points: int, rng) -> np.ndarray:
@@ -237,7 +223,8 @@ def _checked(samples: np.ndarray) -> np.ndarray:
     return samples
 
 
-def _check_choices(encoder: str, kept: str, steps, noise, decode, pca) -> None:
+def _check_choices(encoder: str, kept: str, steps, noise, decode, pca, device: str) -> None:
+    compute.check_device(device)
     choices = {
         "encoder": (encoder, encoders.ENCODERS),
         "kept": (kept, ("last", "all")),
@@ -256,7 +243,10 @@ def _check_choices(encoder: str, kept: str, steps, noise, decode, pca) -> None:
         raise BadInput(Problem("HW-RW-002", "decode", cause, "set random_walk: decode to auto or false"))
 
 
-def _check_numbers(n_points, n_components, options, n_samples: int) -> None:
+def _options(given: tuple, n_points, n_components, n_samples: int):
+    from heatwalk.local_evidence import Options
+
+    options = Options(*given)
     most = n_samples - max(1, n_samples // 4)
     whole = {
         "n_points": (n_points, 1, np.inf),
@@ -278,3 +268,4 @@ def _check_numbers(n_points, n_components, options, n_samples: int) -> None:
     for name, value in (("reach", options.reach), ("rate", options.rate)):
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
             raise BadInput(Problem("HW-RW-002", name, f"{value!r} is no number above 0", f"set {name} above 0"))
+    return options
