@@ -124,7 +124,7 @@ def surface(name: str):
         return lambda count, rng: on_faces(corners, count, rng), lambda points: tree.query(points)[0], {}
     if name == "loop":
         tree = cKDTree(curve(np.linspace(0, 2 * np.pi, 400_001)))
-        return loop, lambda points: tree.query(points)[0], {"n_components": 4}
+        return loop, lambda points: tree.query(points)[0], {"n_components": 4, "reach": 10.0}
     if name == "sphere":
         return sphere, lambda points: np.abs(np.linalg.norm(points, axis=1) - 1), {"n_components": 3}
     return torus, lambda points: np.abs(np.hypot(np.hypot(*points[:, :2].T) - 2, points[:, 2]) - 1), {}
@@ -140,7 +140,7 @@ def walks(given) -> None:
             rng = np.random.default_rng([seed, 97])
             samples, fresh = draw(given.samples, rng), draw(1000, rng)
             samples += NOISE * rng.normal(size=samples.shape)
-            options = {"n_components": 8, "neighbors": 85, "reach": given.reach, "epochs": given.epochs, **own}
+            options = {"n_components": 8, "neighbors": 85, "reach": 4.0, "epochs": given.epochs, **own}
             started = time.perf_counter()
             made = hw.random_walk(samples, seeds=[0], steps=20, kept="all", noise=False, seed=seed, **options)
             seconds = time.perf_counter() - started
@@ -265,7 +265,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="of an adversarial training")
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
-    parser.add_argument("--reach", type=float, default=3.0)
     parser.add_argument("--neighbors", type=int, default=16)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--points", type=int, default=10_000, help="that the constant is taken over")

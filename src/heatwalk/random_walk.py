@@ -19,6 +19,7 @@ from heatwalk.surroundings import even, nearest
 _MOST_STEPS = 100  # until the walk has mixed
 _FRESH = 0.99  # of samples that lie as near to another one: a point farther off has left the data
 _WIDTH, _NOISE_RANK = 128, 8
+_FULL_NOISE = 128  # values of a point: of more, noise has one shared direction
 _WALKED = 2**13  # walkers at a time
 
 
@@ -114,7 +115,8 @@ def _trained(samples, kind: str, of: tuple[int, int], options, common: tuple, de
 
     seed, threads = common
     limits = {"seed": seed, "threads": threads, "device": device, "checkpoint": encoders.encoder_checkpoint(checkpoint)}
-    sizes = {"n_values": samples.shape[1], "width": _WIDTH, "noise_rank": min(samples.shape[1], _NOISE_RANK)}
+    rank = min(samples.shape[1], _NOISE_RANK) if samples.shape[1] <= _FULL_NOISE else 1
+    sizes = {"n_values": samples.shape[1], "width": _WIDTH, "noise_rank": rank}
 
     def make_encoder():
         return encoders.encoder(samples, kind, *of, **limits)

@@ -21,6 +21,7 @@ from heatwalk.errors import BadInput, Problem
 FORMAT = "heatwalk walker 1"
 MOST_BYTES = 64 * 10**6
 _BLOCKS = 2
+_PASSES = 2  # of decoding and encoding at the end of a step
 _LEAST_LOG = -7.0  # of a length within: single precision knows no smaller one beside 1
 
 
@@ -104,12 +105,16 @@ def on(walker: Walker, points: np.ndarray) -> torch.Tensor:
 def burst(walker: Walker, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(point, latent) where one step leads from latent places: z' = z + L e, x' = D(z'), and the encoder's place of x'.
 
-    That place lies on the encoded surface however far off z' was, so its decoded point lies on the surface of the data.
+    Decoding and encoding move a place onto the encoded surface, whose decoded points lie on that of the data. Of a wide
+    step from a surface that bends once is not enough: it is done twice (docs/decisions.md).
     """
     with torch.inference_mode():
         latent = on(walker, places)
         step = walker.factor(latent) @ _normal(walker, (*latent.shape, 1), rng)
-        return walker.encoded(walker.decoded(latent + step[..., 0])).cpu().numpy()
+        latent = latent + step[..., 0]
+        for _ in range(_PASSES):
+            latent = walker.encoded(walker.decoded(latent))
+        return latent.cpu().numpy()
 
 
 def places(walker: Walker, points: np.ndarray) -> np.ndarray:

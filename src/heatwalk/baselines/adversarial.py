@@ -28,7 +28,7 @@ def wgan(
         return -critic(made).mean()
 
     shape = (steps, 5, width, layers)
-    return _played(samples, n_latent, critic_loss, generator_loss, shape, 1e-4, (0.0, 0.9), seed)[0]
+    return _played(samples, n_latent, critic_loss, generator_loss, shape, 5e-4, (0.0, 0.9), seed)[0]
 
 
 def rejection_sampler(samples: np.ndarray, n_latent: int, *, steps: int = 3000, width: int = 256, seed: int = 0):
