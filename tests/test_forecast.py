@@ -238,6 +238,12 @@ def test_what_new_cells_took_is_foreseen(stage, n_cells, operator, seconds, memo
     assert seconds / 1.75 < need.seconds < seconds * 1.75
 
 
+@pytest.mark.parametrize(("n_cells", "memory"), [(3000, 459), (60_000, 585)])
+def test_memory_that_a_random_walk_took_is_foreseen(n_cells, memory):
+    need = forecast.forecast("random_walk", Size(n_cells, 50, 50 * n_cells, epochs=2), threads=1)
+    assert need.memory == pytest.approx(memory * 1.049e6, rel=0.15)
+
+
 def test_options_of_new_cells_count():
     asked = {"particles": {"n_particles": 50, "landmarks": 400}, "random_walk": {"n_points": 40, "epochs": 5}}
     asked |= {"generation_metrics": {"pairs": 2, "most": 30}}

@@ -152,6 +152,24 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_option_and_the_checkpoin
     assert checkpoint.exists()
 
 
+def test_steps_from_the_law_of_the_data_lead_to_it():
+    """Three times as many points on one half of a ring as on the other."""
+    rng = np.random.default_rng(0)
+    angle = np.concatenate([rng.uniform(0, np.pi, 300), rng.uniform(np.pi, 2 * np.pi, 900)])
+    ring = np.column_stack([np.cos(angle), np.sin(angle)]) + 0.02 * rng.normal(size=(1200, 2))
+    options = {**SMALL, "n_components": 2, "epochs": 4, "neighbors": 30, "n_points": 1200}
+    found = hw.random_walk(ring, steps=6, kept="all", **options)
+    made = found.walker
+    shares = [(found.points[found.step == step, 1] > 0).mean() for step in (1, 6)]
+    made.ratio_share.zero_()
+    at = walker.places(made, ring)
+    for _ in range(6):
+        at = walker.burst(made, at, rng)
+    free = (walker.points_at(made, at)[:, 1] > 0).mean()
+    assert shares[0] == pytest.approx(0.25, abs=0.05)
+    assert abs(shares[1] - 0.25) <= max(0.05, abs(free - 0.25))
+
+
 def test_noise_has_the_size_of_what_the_decoder_leaves(walked):
     made, rng = walked.walker, np.random.default_rng(0)
     places = walker.places(made, POINTS)

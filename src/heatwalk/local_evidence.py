@@ -10,6 +10,7 @@ import torch
 
 from heatwalk import fitting
 from heatwalk.errors import BadInput, Problem
+from heatwalk.law import fit_law
 from heatwalk.progress import log, track
 from heatwalk.walker import Description, Walker, on, places
 
@@ -131,6 +132,7 @@ def trained(
             found.append(_epoch(walker, optimiser, (points, latent), fitted, options, seed, epoch))
             _save(checkpoint, key, walker, optimiser, found, eigenvalues)
         _size_noise(walker, points[checked], latent[checked])
+        fit_law(walker, latent, fitted, checked, seed)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return walker.cpu().eval(), np.array(found, np.float64).reshape(-1, 3), np.asarray(eigenvalues)
@@ -190,7 +192,7 @@ def _all_places(walker: Walker, samples: np.ndarray) -> torch.Tensor:
 
 
 def _parameters(walker: Walker) -> list[torch.nn.Parameter]:
-    return [value for value in walker.parameters() if value.requires_grad]
+    return [value for name, value in walker.named_parameters() if value.requires_grad and not name.startswith("ratio")]
 
 
 def _started(samples: np.ndarray, make_encoder, described, seed: int):

@@ -3,6 +3,7 @@
     x --- encoder (frozen) --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
                                    +-- decoder     D(z)                   x' = D(z')
                                    +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', what D leaves of x
+                                   +-- ratio       log r(z), how likely a step's end is kept
 
 Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`.
 """
@@ -21,6 +22,7 @@ from heatwalk.errors import BadInput, Problem
 FORMAT = "heatwalk walker 1"
 MOST_BYTES = 64 * 10**6
 _BLOCKS = 2
+_REDRAWS = 7
 _PASSES = 2  # of decoding and encoding at the end of a step
 _LEAST_LOG = -7.0  # of a length within: single precision knows no smaller one beside 1
 
@@ -47,9 +49,12 @@ class Walker(nn.Module):
             self.register_buffer(name, torch.zeros(length))
         for name in ("latent_scale", "scale", "noise_scale"):
             self.register_buffer(name, torch.ones(()))
+        for name in ("ratio_share", "ratio_level"):
+            self.register_buffer(name, torch.zeros(()))
         self.covariance = _Perceptron(latent, latent * (latent + 1) // 2, description.width)
         self.decoder = _Perceptron(latent, values, description.width)
         self.noise = _Perceptron(latent, values * (1 + description.noise_rank), description.width)
+        self.ratio = _Perceptron(latent, 1, description.width)
         self._lower = torch.tril_indices(latent, latent)
 
     def encoded(self, points: torch.Tensor) -> torch.Tensor:
@@ -102,19 +107,31 @@ def on(walker: Walker, points: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(points, np.float32)).to(walker.scale)
 
 
+def ends(walker: Walker, latent: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """(point, latent) where draws from the local covariances lead, z' = z + L e, moved onto the encoded surface."""
+    step = walker.factor(latent) @ _normal(walker, (*latent.shape, 1), rng)
+    latent = latent + step[..., 0]
+    for _ in range(_PASSES):
+        latent = walker.encoded(walker.decoded(latent))
+    return latent
+
+
 def burst(walker: Walker, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(point, latent) where one step leads from latent places: z' = z + L e, x' = D(z'), and the encoder's place of x'.
 
     Decoding and encoding move a place onto the encoded surface, whose decoded points lie on that of the data. Of a wide
-    step from a surface that bends once is not enough: it is done twice (docs/decisions.md).
+    step from a surface that bends once is not enough: it is done twice (docs/decisions.md). An end is kept with a
+    probability in proportion to `ratio`, or else drawn again, up to seven times: see `law.fit_law`.
     """
     with torch.inference_mode():
         latent = on(walker, places)
-        step = walker.factor(latent) @ _normal(walker, (*latent.shape, 1), rng)
-        latent = latent + step[..., 0]
-        for _ in range(_PASSES):
-            latent = walker.encoded(walker.decoded(latent))
-        return latent.cpu().numpy()
+        reached, settled = ends(walker, latent, rng), torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
+        for _ in range(_REDRAWS if walker.ratio_share > 0 else 0):
+            kept = (walker.ratio_share * walker.ratio(reached)[:, 0] - walker.ratio_level).clamp_max(0).exp()
+            drawn = torch.from_numpy(rng.uniform(size=len(kept)).astype(np.float32)).to(kept)
+            settled |= drawn < kept
+            reached = torch.where(settled[:, None], reached, ends(walker, latent, rng))
+        return reached.cpu().numpy()
 
 
 def places(walker: Walker, points: np.ndarray) -> np.ndarray:
