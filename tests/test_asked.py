@@ -106,6 +106,26 @@ def test_a_condition_that_no_cell_meets_is_said_before_anything_runs(folder, opt
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"condition": "type=1", "seeds": "time=min"}, []),
+        ({"seeds": ["cell3"]}, []),
+        (
+            {"condition": "day=1", "seeds": "type=x"},
+            ["HW-RW-008 random_walk: condition", "HW-RW-009 random_walk: seeds"],
+        ),
+    ],
+)
+def test_seeds_that_no_cell_meets_are_said_before_anything_runs(folder, options, said):
+    rows = "name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\trandom_walk\n"
+    (folder / "config" / "datasets.tsv").write_text(rows)
+    plan = Plan({"random_walk": options, "datasets": str(folder / "config" / "datasets.tsv")}, ROOT)
+    found = [str(problem) for problem in asked.problems(plan, "toy", folder / "results")]
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
         ({}, []),
         (
             {"particles": {"condition": "type=1"}},

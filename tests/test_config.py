@@ -298,16 +298,42 @@ def test_pseudotime_is_made_from_the_map_there_is(tmp_path, map_, used):
     [
         ("particles,report", {"particles"}, ("particles",)),
         ("generation_metrics,report", {"particles", "generation_metrics"}, ("particles", "generation_metrics")),
+        ("random_walk,report", {"random_walk"}, ("random_walk",)),
+        ("random_walk,generation_metrics,report", {"random_walk", "generation_metrics"}, None),
         ("report", set(), ()),
     ],
 )
 def test_new_cells_are_made_and_shown_where_a_dataset_asks_for_them(tmp_path, stages, wanted, shown):
-    plan, new = planned(tmp_path, f"a\ta.h5ad\tcounts\t\t{stages}", {}), {"particles", "generation_metrics"}
+    plan = planned(tmp_path, f"a\ta.h5ad\tcounts\t\t{stages}", {})
+    new = {"particles", "random_walk", "generation_metrics"}
     assert new & set(plan.wanted("a")) == wanted
     made_from = config.depends("report", plan.datasets["a"])
+    shown = tuple(stages.split(",")[:-1]) if shown is None else shown
     assert tuple(stage for stage in made_from if stage in new) == shown
     assert not new & set(config.depends("atlas", plan.datasets["a"]))
-    assert config.depends("generation_metrics", plan.datasets["a"]) == ("cells", "pca", "particles")
+    generator = "random_walk" if "random_walk" in stages else "particles"
+    assert config.depends("generation_metrics", plan.datasets["a"]) == ("cells", "pca", generator)
+
+
+def test_a_dataset_has_one_generator(tmp_path):
+    with pytest.raises(
+        BadInput, match="HW-CF-021 .*stages has particles and random_walk: .*; add a row of another name"
+    ):
+        planned(tmp_path, "a\ta.h5ad\tcounts\t\tparticles,random_walk", {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decode": True}, "HW-CF-020 .*random_walk: decode is true"),
+        ({"seeds": "cell"}, "HW-CF-002 .*random_walk: seeds: .*; write samples, column=value, or a list of cells"),
+        ({"steps": 0}, "HW-CF-002 .*random_walk: steps: .*; set it to auto, or from 1 on"),
+    ],
+)
+def test_a_walk_that_cannot_be_is_refused(tmp_path, changes, message):
+    of = {"random_walk": changes, "pca": {"use_rep": "X_scVI"}}
+    with pytest.raises(BadInput, match=message):
+        planned(tmp_path, "a\ta.h5ad\tcounts\t\trandom_walk", of)
 
 
 @pytest.mark.parametrize(

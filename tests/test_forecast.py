@@ -23,6 +23,7 @@ OPTIONS = {
     "diffusion_map": {"n_components": 15, "landmarks": 0},
     "deep_diffusion_map": {"prototypes": 384},
     "particles": {"n_particles": 1000, "landmarks": 3000},
+    "random_walk": {"n_points": 1000, "epochs": 20},
     "generation_metrics": {"pairs": 10, "most": 1000},
 }
 
@@ -117,7 +118,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-ASKED_FOR = ("extension", "curvature", "pseudotime", "particles", "generation_metrics")
+ASKED_FOR = ("extension", "curvature", "pseudotime", "particles", "random_walk", "generation_metrics")
 EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ASKED_FOR]
 EVERY += [("new", stage) for stage in ("cells", "pca", "extension", "atlas", "report")]
 
@@ -237,14 +238,23 @@ def test_what_new_cells_took_is_foreseen(stage, n_cells, operator, seconds, memo
     assert seconds / 1.75 < need.seconds < seconds * 1.75
 
 
+@pytest.mark.parametrize(("n_cells", "memory"), [(3000, 459), (60_000, 585)])
+def test_memory_that_a_random_walk_took_is_foreseen(n_cells, memory):
+    need = forecast.forecast("random_walk", Size(n_cells, 50, 50 * n_cells, epochs=2), threads=1)
+    assert need.memory == pytest.approx(memory * 1.049e6, rel=0.15)
+
+
 def test_options_of_new_cells_count():
-    asked = {"particles": {"n_particles": 50, "landmarks": 400}, "generation_metrics": {"pairs": 2, "most": 30}}
+    asked = {"particles": {"n_particles": 50, "landmarks": 400}, "random_walk": {"n_points": 40, "epochs": 5}}
+    asked |= {"generation_metrics": {"pairs": 2, "most": 30}}
     size = forecast.of_source(source(), "points", {**OPTIONS, **asked})
     assert (size.n_particles, size.operator, size.pairs, size.most, size.landmarks) == (50, 400, 2, 30, 0)
     results = {"pca": {"coordinates": np.zeros((90, 12), np.float32)}}
     size = forecast.of_results(results, {"n_particles": 50, "landmarks": 400, "start": "samples"})
     assert (size.n_particles, size.operator, size.landmarks) == (50, 400, 0)
     assert forecast.of_results(results, {"pairs": 2, "most": 30}).most == 30
+    size = forecast.of_results(results, {"n_points": 70, "epochs": 5})
+    assert (size.n_particles, size.epochs) == (70, 5)
 
 
 def test_how_neighbors_are_searched_is_foreseen():

@@ -234,7 +234,7 @@ def test_bad_points():
         hw.generation_metrics(np.full((50, 2), np.nan), good, good)
     with pytest.raises(hw.BadInput, match="HW-GM-001 held_out: 3 points .* larger cells: holdout"):
         hw.generation_metrics(good, good, good[:3])
-    with pytest.raises(hw.BadInput, match="HW-GM-001 generated: 3 points .*; raise particles: n_particles"):
+    with pytest.raises(hw.BadInput, match="HW-GM-001 generated: 3 points .*; raise n_particles of particles"):
         hw.generation_metrics(good[:3], good, good)
     with pytest.raises(hw.BadInput, match="HW-GM-001 train: 3 points .*; use .* a smaller cells: holdout"):
         hw.generation_metrics(good, good[:3], good)

@@ -385,6 +385,45 @@ def test_new_cells_of_a_condition_and_too_few_to_compare_them_with(rooted, tmp_p
     assert set(known.loc[new.obs["heatwalk_nearest"], "heatwalk_split"]) == {"train"}
 
 
+WALK = "random_walk: {n_points: 60, seeds: SEEDS, steps: 2, kept: all, epochs: 1, n_components: 4, batch: 64}\n"
+
+
+def test_walks_are_the_generator_where_stages_names_them(rooted, tmp_path):
+    pytest.importorskip("torch")
+    folder = shutil.copytree(rooted, tmp_path / "walk", symlinks=True)
+    stages = "curvature,random_walk,generation_metrics,atlas,report"
+    (folder / "config" / "datasets.tsv").write_text(f"name\tsource\tkind\tstages\ntoy\ttoy.h5ad\tcounts\t{stages}\n")
+    (folder / "more.yaml").write_text(WALK.replace("SEEDS", "[cell3, cell200]"))
+    files = ("--configfile", "more.yaml")
+    assert jobs(folder, *files) == {"toy/random_walk", "toy/generation_metrics", "toy/report"}
+    done = heatwalk(folder, "run", "--cores", "2", *files)
+    assert done.returncode == 0, done.stderr
+    assert jobs(folder, *files) == set()
+    assert "random_walk: results/toy/random_walk/random_walk.h5ad" in done.stdout + done.stderr
+    results = folder / "results" / "toy"
+    new, made = anndata.read_h5ad(results / "random_walk" / "random_walk.h5ad"), store.read(results / "random_walk")
+    assert list(new.obs["heatwalk_step"]) == [1] * 60 + [2] * 60
+    assert list(new.obs["heatwalk_burst"]) == [*range(60), *range(60)]
+    assert set(new.obs["heatwalk_seed"]) == {"cell3", "cell200"}
+    np.testing.assert_array_equal(new.X, made["expression"][:])
+    split = store.read(results / "cells")["split"][:]
+    assert (split[made["nearest"][:]] == 0).all()
+    assert json.loads(new.uns["heatwalk"]["generated"]["parameters"])["seeds"] == ["cell3", "cell200"]
+    page = (results / "report" / "report.html").read_text()
+    shown = page.partition('<section id="generated">')[2].partition("</section>")[0]
+    assert "120 new cells by random_walk, drawn like the 216 cells" in shown
+    assert re.search("Walkers began at .*2 cells named.* and went 2 steps, all of which are here; R is", shown)
+    before = manifest(folder, "random_walk")["root"]
+    shutil.rmtree(results / "random_walk")
+    assert heatwalk(folder, "run", "--cores", "1", *files).returncode == 0
+    assert manifest(folder, "random_walk")["root"] == before
+    (folder / "more.yaml").write_text(WALK.replace("SEEDS", "[cell3, nobody]"))
+    done = heatwalk(folder, "run", "--cores", "1", *files)
+    assert done.returncode == 2
+    assert "HW-RW-009 results/toy/random_walk: seeds: 1 of 2 seeds are no cell of the data: nobody" in done.stderr
+    assert manifest(folder, "random_walk")["root"] == before
+
+
 def test_a_condition_that_no_cell_meets_ends_with_2_and_the_old_result_stands(rooted, tmp_path):
     folder = shutil.copytree(rooted, tmp_path / "bad", symlinks=True)
     before = manifest(folder, "particles")

@@ -10,6 +10,7 @@ Stages are plain functions on arrays that return named tuples; `hw.scverse` has 
 
 from heatwalk import scverse, spaces
 from heatwalk.affinity import Affinity, affinity
+from heatwalk.bilipschitz import Bilipschitz, bilipschitz
 from heatwalk.cells import Cells, cells
 from heatwalk.curvature import Curvature, curvature
 from heatwalk.deep_diffusion_map import DeepDiffusionMap, deep_diffusion_map, distance_error
@@ -23,10 +24,12 @@ from heatwalk.neighbors import Neighbors, neighbors
 from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
+from heatwalk.random_walk import RandomWalk, random_walk
 
 __all__ = [
     "Affinity",
     "BadInput",
+    "Bilipschitz",
     "Cells",
     "Curvature",
     "DeepDiffusionMap",
@@ -42,8 +45,10 @@ __all__ = [
     "Pca",
     "Problem",
     "Pseudotime",
+    "RandomWalk",
     "Reference",
     "affinity",
+    "bilipschitz",
     "cells",
     "coordinates",
     "curvature",
@@ -58,6 +63,7 @@ __all__ = [
     "particles",
     "pca",
     "pseudotime",
+    "random_walk",
     "scverse",
     "spaces",
 ]

@@ -13,20 +13,26 @@ from heatwalk.extension import coded
 from heatwalk.generation_metrics import FEWEST
 from heatwalk.inputs import Input, open_input
 from heatwalk.query import settle
+from heatwalk.schema import GENERATORS
 
 _SPARSE = ("counts", "logged")
+_CONDITIONS = {
+    "particles": {"condition": "HW-PA-008", "start": "HW-PA-009"},
+    "random_walk": {"condition": "HW-RW-008", "seeds": "HW-RW-009"},
+}
 
 
 def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
     """Features that the reference has and the query has not, and columns of `transfer` that hold no labels.
 
-    Of a dataset with particles, a condition or a start that no cell meets, or too few to measure new cells beside.
+    Of a dataset with new cells, a condition, start or seeds that no cell meets, or too few to measure new cells beside.
     Which genes the reference selects is known once its cells stand in `results`; before, a query of counts or logged
     values is refused only where it shares no gene at all. The query's own source is taken to be sound.
     """
     row = plan.datasets[name]
     if not row.reference:
-        return _conditions(plan, name) if "particles" in plan.wanted(name) else []
+        stage = next((stage for stage in GENERATORS if stage in plan.wanted(name)), None)
+        return _conditions(plan, name, stage) if stage else []
     try:
         with opened(plan, name) as new, opened(plan, row.reference) as known:
             return _beside(plan, name, new, known, results / row.reference / "cells")
@@ -34,23 +40,23 @@ def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
         return list(error.problems)
 
 
-def _conditions(plan: Plan, name: str) -> list[Problem]:
-    found, options = [], plan.options(name, "particles")
+def _conditions(plan: Plan, name: str, stage: str) -> list[Problem]:
+    found, options = [], plan.options(name, stage)
     with opened(plan, name) as source:
-        for option, code in (("condition", "HW-PA-008"), ("start", "HW-PA-009")):
-            if "=" in options[option]:
+        for option, code in _CONDITIONS[stage].items():
+            if isinstance(options[option], str) and "=" in options[option]:
                 try:
-                    matching(source.obs, options[option], code, f"particles: {option}")
+                    matching(source.obs, options[option], code, f"{stage}: {option}")
                 except BadInput as error:
                     found += error.problems
         if not found and "generation_metrics" in plan.wanted(name):
-            found = _few_held_out(plan.options(name, "cells"), source.obs, options["condition"])
+            found = _few_held_out(plan.options(name, "cells"), source.obs, options["condition"], stage)
     return found
 
 
-def _few_held_out(of_cells: dict, obs, condition: str) -> list[Problem]:
+def _few_held_out(of_cells: dict, obs, condition: str, stage: str) -> list[Problem]:
     """Fewer cells than generation_metrics compares; how many whole groups hold is not foreseen."""
-    n_cells = len(matching(obs, condition, "HW-PA-008", "particles: condition") if condition else obs)
+    n_cells = len(matching(obs, condition, "HW-GM-003", f"{stage}: condition") if condition else obs)
     expected = of_cells["holdout"] * n_cells
     if expected >= FEWEST or of_cells["holdout_group"]:
         return []

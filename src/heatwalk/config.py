@@ -24,6 +24,7 @@ DEPENDS = {
     "curvature": ("cells", "pca", "affinity"),
     "pseudotime": ("cells", "affinity"),
     "particles": ("cells", "pca"),
+    "random_walk": ("cells", "pca"),
     "generation_metrics": ("cells", "pca"),
     "extension": (),
     "atlas": ("cells", "pca", "neighbors", "affinity"),
@@ -63,6 +64,7 @@ SEEDED = (
     "deep_diffusion_map",
     "curvature",
     "particles",
+    "random_walk",
     "generation_metrics",
     "extension",
 )  # stages that draw random numbers
@@ -73,7 +75,7 @@ SCHEDULED = (
     "curvature",
     "extension",
 )  # stages whose blocks Dask's workers may compute
-ON_DEVICE = ("neighbors", "deep_diffusion_map")  # stages that may use a GPU
+ON_DEVICE = ("neighbors", "deep_diffusion_map", "random_walk")  # stages that may use a GPU
 _HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -324,10 +326,14 @@ class Plan:
             cause = "stages has generation_metrics, and cells: holdout is 0: nothing tells new cells from copies"
             remedy = f"set overrides: {{{row.name}: {{cells: {{holdout: 0.1}}}}}}, or remove the stage"
             problems.append(Problem("HW-CF-019", where, cause, remedy))
-        particles, use_rep = self.options(row.name, "particles"), self.options(row.name, "pca")["use_rep"]
-        if "particles" in needed(row) and particles["decode"] is True and use_rep:
-            cause = f"particles: decode is true, and pca: use_rep {use_rep!r} has no loadings to decode by"
-            problems.append(Problem("HW-CF-020", where, cause, "set particles: decode to auto, or use_rep to ''"))
+        use_rep, generators = self.options(row.name, "pca")["use_rep"], [s for s in GENERATORS if s in needed(row)]
+        for stage in generators if use_rep else ():
+            if self.options(row.name, stage)["decode"] is True:
+                cause = f"{stage}: decode is true, and pca: use_rep {use_rep!r} has no loadings to decode by"
+                problems.append(Problem("HW-CF-020", where, cause, f"set {stage}: decode to auto, or use_rep to ''"))
+        if len(generators) > 1:
+            cause = f"stages has {' and '.join(generators)}: a dataset has one generator, which is measured and shown"
+            problems.append(Problem("HW-CF-021", where, cause, "add a row of another name with the same source"))
         if row.map == "neural" and self.options(row.name, "atlas")["scanpy_export"]:
             cause = "atlas: scanpy_export needs eigenvectors, and map is neural"
             remedy = f"set map to both, or overrides: {{{row.name}: {{atlas: {{scanpy_export: false}}}}}}"

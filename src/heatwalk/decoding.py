@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 import numpy as np
 
 from heatwalk import arrays, compute
-from heatwalk.progress import track
+from heatwalk.progress import log, track
 
 _BLOCK_BYTES = 2**25  # values decoded at a time
 
@@ -43,6 +43,13 @@ def as_unseen(points: np.ndarray, pca) -> np.ndarray:
     if pca is None or pca.unseen is None:
         return points
     return points * np.sqrt(np.asarray(pca.unseen[:], np.float64))
+
+
+def decode_where(asked: bool | str, points: np.ndarray, cells, pca, out: MutableMapping) -> None:
+    """`decoded` into `out` if asked for, or "auto" and there are loadings; at least 0 where the cells' values are."""
+    if asked is True or (asked == "auto" and pca is not None and pca.loadings is not None):
+        log.info("decoding by components with %.1f%% of the variance", 100 * explained(pca))
+        decoded(points, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
 
 
 def explained(pca) -> float:

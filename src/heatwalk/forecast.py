@@ -43,6 +43,7 @@ class Size(NamedTuple):
     prototypes: int = 384
     n_reference: int = 0  # cells of a query's reference
     n_particles: int = 1000
+    epochs: int = 20  # of the training of a random walk
     operator: int = 3000  # samples that the particles' operator is made of
     pairs: int = 10  # of generation_metrics, as the next one
     most: int = 1000
@@ -81,6 +82,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
     if pca["use_rep"] in source.obsm:
         passes, dimension = True, source.obsm[pca["use_rep"]].shape[1]
     n_modes, particles = options["diffusion_map"]["n_components"], options["particles"]
+    walk = options["random_walk"]
     return Size(
         n_cells,
         n_columns,
@@ -92,7 +94,8 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         n_modes=50 if n_modes == "auto" else n_modes,
         landmarks=options["diffusion_map"]["landmarks"],
         prototypes=options["deep_diffusion_map"]["prototypes"],
-        n_particles=particles["n_particles"],
+        n_particles=max(particles["n_particles"], walk["n_points"]),
+        epochs=walk["epochs"],
         operator=particles["landmarks"],
         **{name: options["generation_metrics"][name] for name in ("pairs", "most")},
         **{name: value for name, value in options["neighbors"].items() if name in ("method", "min_recall")},
@@ -136,6 +139,8 @@ def of_results(
         ("landmarks", "landmarks"),
         ("prototypes", "prototypes"),
         ("n_particles", "n_particles"),
+        ("n_points", "n_particles"),
+        ("epochs", "epochs"),
         ("pairs", "pairs"),
         ("most", "most"),
     ):
@@ -282,6 +287,15 @@ def _particles(size: Size, threads: int, memory: int | None, block_cells: int) -
     return 2 + seconds + 6e-8 * values, held, 8 * m * d + 8 * values, 0
 
 
+def _random_walk(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
+    n, d, m, nodes = size.n_cells, size.dimension, size.n_particles, min(size.n_cells, 10_000)
+    held = n * (28 * d + 150) + nodes * (4e3 + 8 * d) + 48 * m * d + 2.75e8  # torch
+    trained = size.epochs * 100 * (0.012 + 2e-5 * d)
+    values = m * size.n_selected
+    seconds = 5 + trained + 2e-3 * nodes + 2e-10 * m * n * (d + 40) + 6e-8 * values
+    return seconds, held, 8 * m * d + 8 * values + 1e6 + 5e3 * d, 0
+
+
 def _generation_metrics(
     size: Size, threads: int, memory: int | None, block_cells: int
 ) -> tuple[float, float, float, float]:
@@ -319,6 +333,7 @@ _STAGES: Mapping = {
     "curvature": _curvature,
     "pseudotime": _pseudotime,
     "particles": _particles,
+    "random_walk": _random_walk,
     "generation_metrics": _generation_metrics,
     "extension": _extension,
     "atlas": _atlas,

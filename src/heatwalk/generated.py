@@ -22,7 +22,8 @@ def write(path: Path, made, results: Mapping[str, Any], provenance: Mapping) -> 
 
     X: decoded values of the selected genes, if there are any. obsm: the representation, named as in the atlas. obs:
     heatwalk_flagged, heatwalk_distance to the nearest real cell, heatwalk_nearest, its name, and the column of the
-    condition. uns["heatwalk"]["generated"]: parameters, seed, code, version, root hashes of the inputs, and
+    condition; of a walk heatwalk_step, heatwalk_burst and heatwalk_seed, the cell that it began at.
+    uns["heatwalk"]["generated"]: parameters, seed, code, version, root hashes of the inputs, and
     share_of_variance, what decoding knows of it. The same result gives the same bytes.
     """
     import anndata
@@ -57,6 +58,11 @@ def _obs(made, known, condition: str):
     obs = pandas.DataFrame(index=pandas.Index([f"generated{number}" for number in range(n_points)], dtype=object))
     obs["heatwalk_flagged"], obs["heatwalk_distance"] = np.asarray(made.flagged[:]), np.asarray(made.distances[:])
     obs["heatwalk_nearest"] = np.asarray(known.index, object)[np.asarray(made.nearest[:])]
+    for name in ("step", "burst"):
+        if hasattr(made, name):
+            obs[f"heatwalk_{name}"] = np.asarray(getattr(made, name)[:])
+    if hasattr(made, "seeds"):
+        obs["heatwalk_seed"] = np.asarray(known.index, object)[np.asarray(made.seeds[:])]
     if condition:
         like = known[column_of(known, condition)].iloc[matching(known, condition, "HW-PA-008", "condition")[:1]]
         obs[like.name] = like.repeat(n_points).set_axis(obs.index)

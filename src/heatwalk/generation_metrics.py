@@ -319,7 +319,7 @@ def _check_options(pairs, neighbors, most) -> None:
 def _tables(generated, train, held_out) -> list[np.ndarray]:
     """The three sides in double precision, checked."""
     remedies = {
-        "generated": "raise particles: n_particles",
+        "generated": "raise n_particles of particles, or n_points of random_walk",
         "train": "use a condition that more cells meet, or a smaller cells: holdout",
         "held_out": "use a condition that more cells meet, or a larger cells: holdout",
     }

@@ -51,7 +51,8 @@ def section(results: Mapping) -> dict | None:
         "count": len(flagged),
         "condition": parameters["condition"],
         "label": _label(results, obs, parameters["condition"]),
-        "start": parameters["start"],
+        "start": parameters.get("start", "samples"),
+        "walk": _walk(made),
         "samples": int((own & (split == 0)).sum()),
         "held_out": int((own & (split == 1)).sum()),
         "flagged": float(flagged.mean()),
@@ -104,6 +105,16 @@ def _drawn(coordinates, points: np.ndarray, flagged: np.ndarray, held_out: np.nd
     sizes = [int((~flagged).sum()), int(flagged.sum()), int(held_out.sum())]
     keys = [pictures.Key(*row, "") for row in zip(_COLOURS, _LEVELS, sizes, strict=True) if row[2]]
     return drawn, [*keys, pictures.Key(pictures.OTHER, "real cells", len(real), "")]
+
+
+def _walk(made) -> dict | None:
+    """Where walkers began, how far they went, and whether they have forgotten it; None of other generators."""
+    if "mixing" not in made:
+        return None
+    seeds, told = made.manifest["parameters"]["seeds"], np.asarray(made["mixing"][:])
+    many = "" if isinstance(seeds, str) else f"{len(seeds)} cell{'s' * (len(seeds) > 1)} named"
+    names = {"seeds": many or seeds, "all": made.manifest["parameters"]["kept"] == "all", "steps": len(told)}
+    return names | {"seed": float(told[-1, 0]), "law": float(told[-1, 1])}
 
 
 def _some(rows: np.ndarray) -> np.ndarray:

@@ -155,7 +155,8 @@ def loaded(weights: bytes, description: str, where: str = "network") -> Network:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    network = Network(_described(description, where))
+    with torch.random.fork_rng(devices=[]):  # layers begin at random
+        network = Network(described(description, where))
     if len(weights) > MOST_BYTES:
         raise _unfit(where, f"weights of {len(weights)} bytes, the bound is {MOST_BYTES}")
     try:
@@ -181,7 +182,7 @@ def _unfit(where: str, cause: str) -> BadInput:
     return BadInput(Problem("HW-NN-002", where, f"has {cause}", "use the two files that were written together"))
 
 
-def _described(text: str, where: str) -> Description:
+def described(text: str, where: str) -> Description:
     """A description whose every number is within bounds: what it asks for cannot exceed memory."""
     try:
         given = json.loads(text)

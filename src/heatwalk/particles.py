@@ -7,17 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute
-from heatwalk.condition import matching
-from heatwalk.decoding import as_unseen, decoded, explained
+from heatwalk.decoding import as_unseen, decode_where
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inverse_generator import Generator, averages, force, generator
-from heatwalk.neighbors import neighbors
 from heatwalk.progress import log, track
+from heatwalk.samples import FEWEST, apart, population, read, train_rows
 from heatwalk.surroundings import Surroundings, drawn, even, nearest, settled, surroundings
 
 _AT_REST = 0.01  # of a bandwidth: the root mean square of a step at which particles stand still
 _SMALLEST_STEP = 1e-3  # of time, when the energy falls no further
-_FEWEST = 8  # samples
 _SEEN, _LARGEST_SHARE = 20.0, 0.9  # samples that the median one sees by itself; of those used, at most
 _CARRIED, _CROWD = 2, 50  # samples that carry a mode; particles from which on their number counts for that
 _ALONE, _FEW = 0.95, 1024  # sum of squares of averages over one sample all but alone; particles looked at at a time
@@ -115,8 +113,8 @@ def particles(
     """
     out = {} if out is None else out
     _check_options(n_particles, landmarks, max_steps, bandwidth, modes, decode, pca)
-    rows = _chosen(points, cells, condition)
-    samples = _checked(_read(points, rows))
+    rows = train_rows(points, cells, condition, "HW-PA-008")
+    samples = _checked(read(points, rows))
     seen = _seen(effective_samples, min(len(samples), landmarks)) if bandwidth == "auto" else _SEEN
     rng = np.random.default_rng([seed, 11])
     with compute.one_blas_thread():
@@ -129,8 +127,8 @@ def particles(
         final = as_unseen(settled(around, state.points, rng, threads), pca)
         found = nearest(samples, final, 1, threads)
         distances = found.distances[:, 0].astype(np.float64)
-        flagged = distances > np.quantile(_spacing(around, seed, threads), _FRESH)
-        _decode(decode, final, cells, pca, out)
+        flagged = distances > np.quantile(apart(around.samples, around.spacing, seed, threads), _FRESH)
+        decode_where(decode, final, cells, pca, out)
     _tell(state, len(energy) - 1, max_steps, flagged)
     values = (final, flagged, distances, rows[found.names[:, 0]], energy, made.eigenvalues, np.float64(made.bandwidth))
     for name, array in zip(Particles._fields, values, strict=False):
@@ -177,7 +175,7 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
         variances, axes = np.linalg.eigh(about.T @ about / len(samples))
         started = made.centre + rng.normal(size=(n_particles, len(axes))) * np.sqrt(np.maximum(variances, 0)) @ axes.T
     elif isinstance(start, str):
-        population = _read(of[0], _population(of[1], start))
+        population = read(of[0], _population(of[1], start))
         others = surroundings(population, seed=seed, threads=threads)
         started = drawn(others, even(population, n_particles, rng), rng)
     else:
@@ -196,58 +194,12 @@ def _started(start, n_particles: int, around: Surroundings, made: Generator, of:
     return started
 
 
-def _decode(decode: bool | str, points: np.ndarray, cells, pca, out: MutableMapping) -> None:
-    if decode is True or (decode == "auto" and pca is not None and pca.loadings is not None):
-        log.info("particles: decoding by components with %.1f%% of the variance", 100 * explained(pca))
-        decoded(points, pca, at_least=-np.inf if cells is None or cells.indptr is None else 0.0, out=out)
-
-
-def _spacing(around: Surroundings, seed: int, threads: int | None) -> np.ndarray:
-    """Distance of every distinct sample to the nearest other one: copies of a sample would leave no room around it."""
-    if around.spacing.all():
-        return around.spacing
-    distinct = np.unique(around.samples, axis=0)
-    found = neighbors(distinct, n_neighbors=1, seed=seed, threads=threads)
-    return np.asarray(found.distances[:, 0], np.float64)
-
-
-def _chosen(points, cells, condition: str) -> np.ndarray:
-    """Numbers of the cells that particles are drawn from."""
-    if cells is None:
-        if condition:
-            cause = f"{condition!r} is a condition on cells, and none are given"
-            raise BadInput(Problem("HW-PA-008", "condition", cause, "give `cells` with their obs, or points alone"))
-        return np.arange(points.shape[0])
-    train = np.asarray(cells.split[:]) == 0
-    if not condition:
-        return np.flatnonzero(train)
-    own = matching(cells.obs, condition, "HW-PA-008", "condition")
-    return _enough(own, own[train[own]], condition, "HW-PA-008", "condition")
-
-
 def _population(cells, start: str) -> np.ndarray:
     """Numbers of the cells that a start names."""
     if cells is None or "=" not in start:
         remedy = "use samples, gaussian, column=value of obs, or an array of points"
         raise BadInput(Problem("HW-PA-003", "start", f"{start!r} is unknown", remedy))
-    own = matching(cells.obs, start, "HW-PA-009", "start")
-    return _enough(own, own[np.asarray(cells.split[:])[own] == 0], start, "HW-PA-009", "start")
-
-
-def _enough(own: np.ndarray, train: np.ndarray, asked: str, code: str, where: str) -> np.ndarray:
-    if len(train) < _FEWEST:
-        cause = f"{len(own)} cells have {asked!r}, of which {len(train)} are not held out; the fewest are {_FEWEST}"
-        raise BadInput(Problem(code, where, cause, "use a value that more cells have, or lower cells: holdout"))
-    return train
-
-
-def _read(points, rows: np.ndarray) -> np.ndarray:
-    """Some rows in double precision, read in order block by block."""
-    parts = []
-    for block in compute.blocks(points.shape[0], compute.BLOCK_CELLS):
-        own = rows[np.searchsorted(rows, block.start) : np.searchsorted(rows, block.stop)]
-        parts.append(np.asarray(points[block])[own - block.start].astype(np.float64))
-    return np.concatenate(parts)
+    return population(cells, start, "HW-PA-009", "start")
 
 
 def _finite(values: np.ndarray) -> bool:
@@ -255,7 +207,7 @@ def _finite(values: np.ndarray) -> bool:
 
 
 def _check_options(n_particles, landmarks, max_steps, bandwidth, modes, decode, pca) -> None:
-    whole = {"n_particles": (n_particles, 1), "landmarks": (landmarks, _FEWEST), "max_steps": (max_steps, 0)}
+    whole = {"n_particles": (n_particles, 1), "landmarks": (landmarks, FEWEST), "max_steps": (max_steps, 0)}
     for name, (value, least) in whole.items():
         if not (isinstance(value, Integral) and value >= least):
             cause = f"{value!r} is no whole number from {least}"
@@ -277,9 +229,9 @@ def _is_auto(value) -> bool:
 
 
 def _checked(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim != 2 or len(samples) < _FEWEST or not _finite(samples):
-        cause = f"samples of shape {samples.shape} are fewer than {_FEWEST}, no table, or not finite"
-        raise BadInput(Problem("HW-PA-001", "points", cause, f"give {_FEWEST} finite samples or more"))
+    if samples.ndim != 2 or len(samples) < FEWEST or not _finite(samples):
+        cause = f"samples of shape {samples.shape} are fewer than {FEWEST}, no table, or not finite"
+        raise BadInput(Problem("HW-PA-001", "points", cause, f"give {FEWEST} finite samples or more"))
     return samples
 
 

@@ -35,6 +35,7 @@ _FIRST_STAGE = {
     "diffusion_map": {"n_components": 1, "landmarks": 0},
     "deep_diffusion_map": {"prototypes": 1},
     "particles": {"n_particles": 1, "landmarks": 1},
+    "random_walk": {"n_points": 1, "epochs": 1},
     "generation_metrics": {"pairs": 1, "most": 1},
 }
 

@@ -145,6 +145,7 @@ class Rules(Plan):
     def where_results_are(self) -> str:
         """Paths of the report and the atlas of every dataset, for people."""
         names = {"report": "report.html", "atlas": "atlas.zarr", "particles": "particles.h5ad"}
+        names["random_walk"] = "random_walk.h5ad"
         return "\n".join(
             f"{stage}: results/{name}/{stage}/{file}"
             for name, row in self.datasets.items()

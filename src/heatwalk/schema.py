@@ -4,8 +4,8 @@ Dimensions: `cell`, `gene` (any feature), `gene_edge` (a stored count), `row` (c
 of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed entry of the symmetric graph), `round` (of
 training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
 then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching), `particle` (a
-generated point), `step` (of particles), `measure` (in the order of generation_metrics.MEASURES), `label`,
-`problem`.
+generated point), `step` (of particles), `walk_step`, `side`, `epoch` and `loss` (of a walk and its training), `measure`
+(in the order of generation_metrics.MEASURES), `label`, `problem`.
 """
 
 from typing import NamedTuple
@@ -139,6 +139,21 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "energy": Array(("step",), "f", "What the particles descend, before the first step and after each."),
         "eigenvalues": Array(("mode",), "f", "Eigenvalues of the samples' operator, without the trivial 1."),
         "bandwidth": Array((), "f", "sigma of its kernel, in the units of the distances."),
+        "expression": Array(("particle", "gene"), "f", "Values of the selected genes, where decoded."),
+    },
+    "random_walk": {
+        "points": Array(("particle", "component"), "f", "Generated points in the representation."),
+        "flagged": Array(("particle",), "b", "Whether a point is farther from all samples than 99% of these are."),
+        "distances": Array(("particle",), "f", "Distance to the nearest sample."),
+        "nearest": Array(("particle",), "i", "That sample: number of a cell."),
+        "step": Array(("particle",), "i", "Step of the walk that the point was drawn at, from 1."),
+        "burst": Array(("particle",), "i", "Number of the walker that drew it."),
+        "seeds": Array(("particle",), "i", "Number of the cell where that walker began."),
+        "mixing": Array(("walk_step", "side"), "f", "R of the walkers' places: of the seed, and of the law."),
+        "losses": Array(("epoch", "loss"), "f", "Divergence, reconstruction and noise of the training."),
+        "eigenvalues": Array(("mode",), "f", "Eigenvalues of the encoder's walk."),
+        "weights": Array(("byte",), "u", "The walker's weights as safetensors."),
+        "description": Array(("byte",), "u", "What the walker is, JSON."),
         "expression": Array(("particle", "gene"), "f", "Values of the selected genes, where decoded."),
     },
     "generation_metrics": {

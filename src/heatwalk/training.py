@@ -138,18 +138,30 @@ def _features(network: Network, values: np.ndarray, workers: compute.Workers) ->
 def _started(
     values: np.ndarray, operator: galerkin.Walk, described: Description, seed: int, dtype: torch.dtype
 ) -> State:
-    """A network that knows where points are: prototypes by k-means, so wide that functions are linear in them."""
+    """A network that knows where points are, its prototypes so wide that functions are linear in them."""
+    generator = np.random.default_rng([seed, 3])
+    network, widths = placed(values, described, seed, generator, operator.workers.threads)
+    with torch.no_grad():
+        factor, cut = _smoothest(network, values, operator, widths, generator)
+        network.log_widths.copy_(torch.from_numpy(np.log(factor * widths)))
+    return State(network.to(dtype), {}, [], cut)
+
+
+def placed(
+    values: np.ndarray, described: Description, seed: int, generator: np.random.Generator, threads: int | None
+) -> tuple[Network, np.ndarray]:
+    """A network with its prototypes by k-means, and how far from each other these stand, (prototype,)."""
     import faiss
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(described)
-    generator, m = np.random.default_rng([seed, 3]), described.prototypes
+    m = described.prototypes
     sample = np.sort(generator.choice(len(values), min(len(values), _KMEANS_POINTS * m), replace=False))
     centre = values[sample].mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(((values[sample] - centre) ** 2).mean())), np.finfo(np.float32).tiny)
     scaled = ((values[sample] - centre) / scale).astype(np.float32)
-    with compute.faiss_threads(operator.workers.threads):
+    with compute.faiss_threads(threads):
         options = {"niter": _KMEANS_ROUNDS, "seed": 1 + seed % 2**30, "min_points_per_centroid": 1}
         kmeans = faiss.Kmeans(scaled.shape[1], m, max_points_per_centroid=_KMEANS_POINTS, **options)
         kmeans.train(scaled)
@@ -161,9 +173,8 @@ def _started(
         network.centre.copy_(torch.from_numpy(centre))
         network.scale.fill_(scale)
         network.places.copy_(torch.from_numpy(places))
-        factor, cut = _smoothest(network, values, operator, widths, generator)
-        network.log_widths.copy_(torch.from_numpy(np.log(factor * widths)))
-    return State(network.to(dtype), {}, [], cut)
+        network.log_widths.copy_(torch.from_numpy(np.log(widths)))
+    return network, widths
 
 
 def _means(centroids: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -215,6 +226,10 @@ def _best_linear(state: State, values: np.ndarray, operator: galerkin.Walk) -> g
     network = state.network
     features = _features(network, values, operator.workers)
     ritz = galerkin.ritz(features, operator, network.description.n_components, network.description.t, state.cut)
+    there, wanted = len(ritz.values), network.description.n_components
+    if there < wanted:
+        cause = f"at t {network.description.t} only {there} of {wanted} components stand out of rounding"
+        raise BadInput(Problem("HW-NN-006", "t", cause, f"set t to less, or n_components to {max(there, 1)}"))
     with torch.no_grad():
         network.linear.weight.copy_(torch.from_numpy(ritz.coefficients[:-1].T.copy()))
         network.linear.bias.copy_(torch.from_numpy(ritz.coefficients[-1].copy()))

@@ -24,6 +24,33 @@ rule particles:
         heatwalk_rules.command("particles") + " --seed {params.seed}"
 
 
+rule random_walk:
+    input:
+        unpack(heatwalk_rules.inputs("random_walk")),
+    output:
+        update("results/{dataset}/random_walk/manifest.json"),
+    log:
+        "logs/{dataset}/random_walk.log",
+    benchmark:
+        "logs/{dataset}/random_walk.benchmark.tsv"
+    conda:
+        "../../envs/neural.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+        device=heatwalk_rules.device,
+    params:
+        options=heatwalk_rules.options_of("random_walk"),
+        code=heatwalk_rules.code("random_walk"),
+        request=heatwalk_rules.request("random_walk"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("random_walk") + " --seed {params.seed}"
+
+
 rule generation_metrics:
     input:
         unpack(heatwalk_rules.inputs("generation_metrics")),

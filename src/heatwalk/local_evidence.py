@@ -1,0 +1,277 @@
+"""Training of a walker on local evidence: where does a step from here lead, and what stands there."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from heatwalk import fitting
+from heatwalk.errors import BadInput, Problem
+from heatwalk.law import fit_law
+from heatwalk.progress import log, track
+from heatwalk.walker import Description, Walker, on, places
+
+UPDATES = 100  # an epoch
+_POOL = 8192  # points among which the one nearest to a step's end is looked for
+_RESOLUTION = 1e-4  # variance within that the encoder's places are sure of, of 1 for all of them
+_FLOOR = 1e-3  # of the mean eigenvalue of a local covariance, added to all: it may have fewer than dimensions
+_COINCIDE = 1e-8  # local variance within, of 1: cells at one place
+_CHECKED, _CHECKED_AT_LEAST, _CHECKED_AT_MOST = 0.1, 20, 2000  # points that the size of the noise is fitted to
+_ENCODED = 2**13  # at a time
+
+
+class Options(NamedTuple):
+    neighbors: int  # latent neighbours in the batch
+    batch: int
+    reach: float  # of the local covariance
+    epochs: int
+    rate: float  # of Adam
+
+
+class Losses(NamedTuple):
+    """Of a batch, each a scalar tensor."""
+
+    divergence: torch.Tensor
+    reconstruction: torch.Tensor
+    noise: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        return self.divergence + self.reconstruction + self.noise
+
+
+def divergence(factor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(point,) KL( N(m, C) || N(m, S) ) = ( tr(S^-1 C) - d + log |S| - log |C| ) / 2, by factors C = LL', S = TT'.
+
+    tr(S^-1 C) is the squared norm of T^-1 L, log |C| twice the sum of the logarithms of L's diagonal.
+    """
+    ratio = torch.linalg.solve_triangular(target, factor, upper=False)
+    logs = (torch.diagonal(given, dim1=1, dim2=2).log().sum(1) for given in (target, factor))
+    return ((ratio**2).sum((1, 2)) - factor.shape[1]) / 2 + next(logs) - next(logs)
+
+
+def local_covariance(latent: torch.Tensor, neighbors: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(point, latent, latent) covariance of each point's nearest others in the batch about their mean, and its rank.
+
+    The divergence is least on average at the inverse of the mean of S^-1, and of k draws of a Gaussian in m dimensions
+    that mean is (k - 1) / (k - 2 - m) times the inverse of the true covariance: S is made larger by so much, with the
+    effective rank m = tr(S)^2 / tr(S^2).
+    """
+    apart = torch.cdist(latent, latent, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    near = latent[apart.topk(neighbors, largest=False).indices]
+    near = near - near.mean(1, keepdim=True)
+    covariance = near.transpose(1, 2) @ near / max(neighbors - 1, 1)
+    trace, square = torch.diagonal(covariance, dim1=1, dim2=2).sum(1), (covariance**2).sum((1, 2))
+    rank = torch.where(square > 0, trace**2 / square.clamp_min(1e-30), torch.ones_like(trace))
+    return covariance * ((neighbors - 1) / (neighbors - 2 - rank).clamp_min(1.0))[:, None, None].clamp_min(1.0), rank
+
+
+def target_factor(covariance: torch.Tensor, reach: float) -> torch.Tensor:
+    """Cholesky factor of reach * S, with a floor that keeps it positive definite."""
+    mean = torch.diagonal(covariance, dim1=1, dim2=2).mean(1)
+    unit = torch.eye(covariance.shape[1]).to(covariance)
+    return torch.linalg.cholesky(reach * covariance + (reach * _FLOOR * mean + _RESOLUTION)[:, None, None] * unit)
+
+
+def losses(walker: Walker, points, latent, batch, pool, drawn, options: Options) -> Losses:
+    """points (point, value), latent (point, latent) of all; batch, pool: numbers, the pool begins with the batch.
+
+    minimise  KL( N(z, C(z)) || N(z, reach S(z)) ) + |x' - D(z + L(z) e)|^2 + |x - D(z)|^2 - log N(x - D(z); 0, R(z))
+
+    x' is the point whose place is nearest to the step's end, x itself, by its number, left out.
+    """
+    here = latent[batch]
+    covariance, _ = local_covariance(here, options.neighbors)
+    factor = walker.factor(here)
+    apart = divergence(factor, target_factor(covariance, options.reach)).mean()
+    ends = here + (factor.detach() @ drawn[..., None])[..., 0]
+    far = torch.cdist(ends, latent[pool])
+    own = torch.arange(len(batch), device=far.device)
+    far[own, own] = torch.inf
+    wanted, given = points[pool[far.argmin(1)]], points[batch]
+    made, again = walker.decoder(ends), walker.decoder(here)
+    errors = ((made - wanted) ** 2).sum(1).mean() + ((again - given) ** 2).sum(1).mean()
+    return Losses(apart, errors, -_log_density(walker, here, (given - again).detach()).mean())
+
+
+def _log_density(walker: Walker, latent: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    own, shared = walker.spread(latent)
+    zero = torch.zeros_like(residual)
+    return torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False).log_prob(residual)
+
+
+def trained(
+    samples: np.ndarray, make_encoder, described, asked: str, options: Options, seed: int, checkpoint, device: str
+):
+    """A trained walker, its losses by epoch, (epoch, 3), and the encoder's eigenvalues.
+
+    make_encoder() -> (network, eigenvalues), as `asked` for, is called unless a checkpoint of the same training has
+    them; described: the network's description -> Description. The state is kept before the first epoch and after every
+    one, and a run goes on from it to the same bits.
+    """
+    key = _key(samples, options, asked, seed) if checkpoint else ""
+    known = _resumed(checkpoint, key)
+    walker, moments, found, eigenvalues = known or _started(samples, make_encoder, described, seed)
+    walker = walker.to(device)
+    with fitting.one_torch_thread():
+        optimiser = torch.optim.Adam(_parameters(walker), lr=options.rate)
+        _give(optimiser, moments)
+        points = (on(walker, samples) - walker.centre) / walker.scale
+        latent = _all_places(walker, samples)
+        order = np.random.default_rng([seed, 21]).permutation(len(samples))
+        n_checked = min(max(_CHECKED_AT_LEAST, int(_CHECKED * len(order))), len(order) // 4, _CHECKED_AT_MOST)
+        checked, fitted = order[:n_checked], order[n_checked:]
+        _check_spread(latent, fitted, options, seed)
+        if not found:
+            _save(checkpoint, key, walker, optimiser, found, eigenvalues)
+        epochs = range(len(found), options.epochs)
+        for epoch in track(epochs, "random_walk: epochs", len(epochs)):
+            found.append(_epoch(walker, optimiser, (points, latent), fitted, options, seed, epoch))
+            _save(checkpoint, key, walker, optimiser, found, eigenvalues)
+        _size_noise(walker, points[checked], latent[checked])
+        fit_law(walker, latent, fitted, checked, seed)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return walker.cpu().eval(), np.array(found, np.float64).reshape(-1, 3), np.asarray(eigenvalues)
+
+
+def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: Options, seed: int, epoch: int):
+    points, latent = data
+    rng, sums = np.random.default_rng([seed, 22, epoch]), torch.zeros(3, device=points.device)
+    for update in range(UPDATES):
+        part = (epoch * UPDATES + update) / (options.epochs * UPDATES)
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * (1 + np.cos(np.pi * part)) / 2
+        pool = torch.from_numpy(rng.choice(fitted, min(_POOL, len(fitted)), replace=False)).to(points.device)
+        drawn = torch.from_numpy(rng.standard_normal((options.batch, latent.shape[1]), np.float32)).to(points)
+        try:
+            found = losses(walker, points, latent, pool[: options.batch], pool, drawn, options)
+        except torch.linalg.LinAlgError:  # of numbers that are not finite
+            sums += torch.nan
+            break
+        optimiser.zero_grad()
+        found.total.backward()
+        optimiser.step()
+        sums += torch.stack([*found]).detach()
+    means = (sums / UPDATES).tolist()
+    if not np.isfinite(means).all():
+        named = ", ".join(f"{name} {value:.3g}" for name, value in zip(Losses._fields, means, strict=True))
+        cause = f"the loss is not finite in epoch {epoch + 1} of {options.epochs} ({named}) at rate {options.rate:g}"
+        remedy = f"set rate to {options.rate / 10:.2g}; the state after epoch {epoch} is kept"
+        raise BadInput(Problem("HW-RW-007", "rate", cause, remedy))
+    return means
+
+
+def _check_spread(latent: torch.Tensor, fitted: np.ndarray, options: Options, seed: int) -> None:
+    some = np.random.default_rng([seed, 23]).choice(fitted, options.batch, replace=False)
+    covariance, _ = local_covariance(latent[torch.from_numpy(some).to(latent.device)], options.neighbors)
+    variance = torch.diagonal(covariance, dim1=1, dim2=2).sum(1)
+    share = float((variance < _COINCIDE).float().mean())
+    if share > 0.5:
+        cause = f"{share:.0%} of local covariances degenerate: {options.neighbors} latent neighbours are at one place"
+        raise BadInput(Problem("HW-RW-006", "points", cause, "remove duplicates, or raise neighbors"))
+
+
+@torch.no_grad()
+def _size_noise(walker: Walker, points: torch.Tensor, latent: torch.Tensor) -> None:
+    """Scale R so that residuals of points not fitted to have its size: r' R^-1 r is the number of values on average."""
+    residual = points - walker.decoder(latent)
+    own, shared = walker.spread(latent)
+    zero = torch.zeros_like(residual)
+    law = torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False)
+    squared = -2 * (law.log_prob(residual) - law.log_prob(zero))
+    walker.noise_scale.copy_((squared.median() / points.shape[1]).sqrt().clamp(0.5, 4.0))
+
+
+def _all_places(walker: Walker, samples: np.ndarray) -> torch.Tensor:
+    parts = [places(walker, samples[start : start + _ENCODED]) for start in range(0, len(samples), _ENCODED)]
+    return torch.from_numpy(np.concatenate(parts)).to(walker.scale)
+
+
+def _parameters(walker: Walker) -> list[torch.nn.Parameter]:
+    return [value for name, value in walker.named_parameters() if value.requires_grad and not name.startswith("ratio")]
+
+
+def _started(samples: np.ndarray, make_encoder, described, seed: int):
+    encoder, eigenvalues = make_encoder()
+    with torch.random.fork_rng(devices=[]), fitting.one_torch_thread():
+        torch.manual_seed(seed)
+        walker = Walker(described(encoder.description))
+        walker.encoder.load_state_dict(encoder.state_dict())
+        centre = samples.mean(axis=0)
+        walker.centre.copy_(torch.from_numpy(centre))
+        spread = float(np.sqrt(((samples - centre) ** 2).mean()))
+        walker.scale.fill_(max(spread, np.finfo(np.float32).tiny))
+        latent = _all_places(walker, samples).double()
+        walker.latent_centre.copy_(latent.mean(0))
+        walker.latent_scale.copy_(latent.std().clamp_min(torch.finfo(torch.float32).tiny))
+        with torch.no_grad():  # steps of a tenth at first
+            diagonal = torch.arange(described(encoder.description).n_latent)
+            walker.covariance.exit.weight *= 0.1
+            walker.covariance.exit.bias.zero_()
+            walker.covariance.exit.bias[diagonal * (diagonal + 3) // 2] = float(np.log(0.1))
+    return walker, {}, [], eigenvalues
+
+
+def _key(samples: np.ndarray, options: Options, asked: str, seed: int) -> str:
+    """What a checkpoint was made from."""
+    digest = hashlib.sha256(f"{options} {asked} {seed}".encode())
+    digest.update(np.ascontiguousarray(samples).data)
+    return digest.hexdigest()
+
+
+def _save(checkpoint: Path | None, key: str, walker: Walker, optimiser, found: list, eigenvalues) -> None:
+    """Keep the state after an epoch; what stood there is replaced at once or not at all."""
+    if not checkpoint:
+        return
+    from safetensors.torch import save_file
+
+    from heatwalk.walker import saved
+
+    kept = {f"walker.{name}": value.cpu().contiguous() for name, value in walker.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        kept |= {f"moment.{number}.{name}": value.cpu().contiguous() for name, value in state.items()}
+    kept["eigenvalues"] = torch.tensor(np.asarray(eigenvalues), dtype=torch.float64)
+    kept["losses"] = torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
+    partial = checkpoint.with_suffix(".partial")
+    save_file(kept, partial, metadata={"key": key, "description": saved(walker)[1]})
+    os.replace(partial, checkpoint)
+
+
+def _resumed(checkpoint: Path | None, key: str):
+    """The walker, Adam's moments and the losses that a checkpoint of the same training holds."""
+    if not checkpoint or not checkpoint.exists():
+        return None
+    import json
+
+    from safetensors import safe_open
+
+    from heatwalk import networks
+
+    with safe_open(checkpoint, "pt") as file:
+        about = file.metadata()
+        if about.get("key") != key:
+            return None
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    given = json.loads(about["description"])
+    encoder = networks.Description(**given["encoder"])
+    encoder = encoder._replace(item_shape=tuple(encoder.item_shape))
+    with torch.random.fork_rng(devices=[]):  # layers begin at random
+        walker = Walker(Description(encoder, **{name: given[name] for name in Description._fields[1:]}))
+    own = {name.removeprefix("walker."): value for name, value in kept.items() if name.startswith("walker.")}
+    walker.load_state_dict(own)
+    moments: dict[int, dict] = {}
+    for name, value in kept.items():
+        if name.startswith("moment."):
+            _, number, kind = name.split(".")
+            moments.setdefault(int(number), {})[kind] = value
+    log.info("random_walk: going on after epoch %d", len(kept["losses"]))
+    return walker, moments, kept["losses"].tolist(), kept["eigenvalues"].numpy()
+
+
+def _give(optimiser, moments: dict) -> None:
+    if moments:
+        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
