@@ -5,6 +5,7 @@
     python benchmarks/curvature.py bunny                      35,947 vertices beside the mesh's angle deficit
     python benchmarks/curvature.py ollivier                   Ollivier-Ricci curvature of the same surfaces, one seed
     python benchmarks/curvature.py dense                      5,000 points beside powers of the dense matrix
+    python benchmarks/curvature.py days                       50,674 cells of a time course, by day
     python benchmarks/curvature.py scale [--cells 20000 100000]
 
 Data from HEATWALK_DATA (default ../shared/data). Correlations are Pearson's over all 2,000 points, unsorted, Spearman's
@@ -29,6 +30,7 @@ import heatwalk as hw
 from heatwalk import compute
 from heatwalk.walks import walk
 
+MARKERS = "CD43,CD34,CD90,CD45RA,CD31,CD49f,CD73,CD45,FLK1,CD38"
 DATA = Path(os.environ.get("HEATWALK_DATA", "../shared/data"))
 
 
@@ -180,6 +182,26 @@ def bunny() -> None:
     print(f"{len(points)} vertices, surfaces of dimension {found.chosen[0]} through {found.chosen[1]}, {seconds:.0f} s")
 
 
+def days() -> None:
+    """hues9's ten markers, arcsinh with cofactor 150: curvature by day, beside the error of a cell."""
+    data = np.load(DATA / "hues9_timecourse.npz")
+    names = [str(name) for name in data["channels"]]
+    points = np.arcsinh(data["X"][:, [names.index(name) for name in MARKERS.split(",")]] / 150)
+    graph, map_ = graph_of(points)
+    began = time.perf_counter()
+    found = hw.curvature(points, graph, map_)
+    seconds = time.perf_counter() - began
+    print("| day | cells | median curvature | quartiles | error of a cell | at an edge |\n|---|---|---|---|---|---|")
+    for day in np.unique(data["day"]):
+        own = data["day"] == day
+        low, middle, high = np.nanquantile(found.curvature[own], (0.25, 0.5, 0.75))
+        error, edge = np.nanmedian(found.uncertainty[own]), found.boundary[own].mean()
+        print(f"| {day} | {own.sum():,} | {middle:.3f} | {low:.3f} to {high:.3f} | {error:.3f} | {edge:.2f} |")
+    null = np.quantile(found.null, (0.05, 0.95)) if len(found.null) else "none"
+    print(f"surfaces of dimension {found.chosen[0]} through {found.chosen[1]}, {seconds:.0f} s, flat sample {null}")
+    print("agreement", dict(zip(found.scales.tolist(), found.agreement.round(2).tolist(), strict=True)))
+
+
 def scale(numbers: list[int]) -> None:
     print("| cells | seconds | most mass lost | peak MiB of the process |\n|---|---|---|---|")
     for number in numbers:
@@ -193,13 +215,13 @@ def scale(numbers: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["surfaces", "signs", "bunny", "ollivier", "dense", "scale"])
+    parser.add_argument("part", choices=["surfaces", "signs", "bunny", "ollivier", "dense", "days", "scale"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--clouds", type=int, default=20)
     parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 100_000])
     asked = parser.parse_args()
     parts = {"surfaces": (surfaces, asked.seeds), "signs": (signs, asked.clouds), "scale": (scale, asked.cells)}
-    parts |= {"bunny": (bunny,), "ollivier": (ollivier,), "dense": (dense,)}
+    parts |= {"bunny": (bunny,), "ollivier": (ollivier,), "dense": (dense,), "days": (days,)}
     function, *number = parts[asked.part]
     function(*number)
 

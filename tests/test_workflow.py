@@ -331,7 +331,9 @@ def test_new_cells_are_an_anndata_of_their_own_and_in_the_report(rooted):
     new, atlas = (anndata.read_h5ad(results / stage / f"{stage}.h5ad") for stage in ("particles", "atlas"))
     cells, pca, made = (store.read(results / stage) for stage in ("cells", "pca", "particles"))
     train = np.asarray(cells["split"][:]) == 0
-    found = heatwalk_library.particles(np.asarray(pca["coordinates"][:])[train], n_particles=150)
+    samples, known = np.asarray(pca["coordinates"][:])[train], heatwalk_library.Pca(**pca)
+    found = heatwalk_library.particles(samples, pca=known, n_particles=150, decode=False)
+    assert (pca["unseen"][:] < 1).any()
     np.testing.assert_array_equal(new.obsm["X_pca"], found.points)
     np.testing.assert_array_equal(new.obs["heatwalk_flagged"], found.flagged)
     np.testing.assert_array_equal(new.obs["heatwalk_nearest"], atlas.obs_names[train][found.nearest])
