@@ -77,12 +77,13 @@ def scales_of(
 def one_value(chosen: tuple[int, int], halves: Halves, wider: Halves) -> tuple[tuple[int, int], Halves]:
     """The first wider scale at which halves say one value for all clearly enough, or else what was chosen before.
 
-    Few such wide surfaces lie beside each other, so whether halves agree on differences is chance there.
+    The widest where they say nothing at all. Few such wide surfaces lie beside each other, so whether halves agree on differences is chance there.
     """
     said = wider.sameness()
-    if not said.max() >= _AGREE:
+    if _CHANCE <= said.max() < _AGREE:
         return chosen, halves
-    return (chosen[0], wider.scales[int((said >= _AGREE).argmax())]), wider
+    place = int((said >= _AGREE).argmax()) if said.max() >= _AGREE else len(said) - 1
+    return (chosen[0], wider.scales[place]), wider
 
 
 def _scale(halves: Halves) -> int:
