@@ -77,7 +77,8 @@ def scales_of(
 def one_value(chosen: tuple[int, int], halves: Halves, wider: Halves) -> tuple[tuple[int, int], Halves]:
     """The first wider scale at which halves say one value for all clearly enough, or else what was chosen before.
 
-    The widest where they say nothing at all. Few such wide surfaces lie beside each other, so whether halves agree on differences is chance there.
+    The widest where they say nothing at all. Few such wide surfaces lie beside each other, so whether halves agree on
+    differences is chance there.
     """
     said = wider.sameness()
     if _CHANCE <= said.max() < _AGREE:
