@@ -27,6 +27,7 @@ GRID = np.stack(np.meshgrid(np.arange(5) - 2.0, np.arange(5) - 2.0), axis=-1).re
 NOISE = 0.05
 STEPS = (1, 5, 10, 20)
 KS = (3, 5, 10, 100, 1000)
+MARKERS = ("CD43", "CD34", "CD90", "CD45RA", "CD31", "CD49f", "CD73", "CD45", "FLK1", "CD38")
 
 
 def divergence(points, fresh, draw, rng) -> float:
@@ -241,10 +242,9 @@ def days(given) -> None:
 
     with np.load(Path(os.environ["HEATWALK_DATA"]) / "hues9_timecourse.npz") as file:
         day = file["day"]
-        values = next(file[n] for n in file.files if file[n].ndim == 2 and len(file[n]) == len(day))
+        values = file["X"][:, np.isin(file["channels"], MARKERS)]
     rows = np.random.default_rng(0).permutation(len(day))[: given.cells]
-    values, day = np.arcsinh(values[rows] / 5.0), day[rows]
-    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    values, day = np.arcsinh(values[rows].astype(np.float64) / 150), day[rows]
     seeds = np.flatnonzero(day == 0)[:1000].tolist()
     made = hw.random_walk(values, seeds=seeds, steps=40, kept="all", epochs=given.epochs)
     print(
