@@ -33,16 +33,19 @@ def _sphere_sum(d, theta, t) -> tuple:
     u = mp.cos(theta)
     volume = 2 * mp.pi ** (mp.mpf(d + 1) / 2) / mp.gamma(mp.mpf(d + 1) / 2)
     now, before, slope, slope_before = u, mp.mpf(1), mp.mpf(1), mp.mpf(0)
-    dimension, total, raised, largest, l = mp.mpf(d + 1), mp.mpf(1), mp.mpf(0), mp.mpf(0), 1  # noqa: E741
+    dimension, total, raised, largest, degree = mp.mpf(d + 1), mp.mpf(1), mp.mpf(0), mp.mpf(0), 1
     while True:
-        weight = dimension * mp.exp(-l * (l + d - 1) * t / 2)
+        weight = dimension * mp.exp(-degree * (degree + d - 1) * t / 2)
         total, raised, largest = total + weight * now, raised + weight * slope, max(largest, weight)
-        if weight < largest * mp.eps / 1000 and (2 * l + d) * t > 2 * (d + 1) / mp.mpf(l):
+        if weight < largest * mp.eps / 1000 and (2 * degree + d) * t > 2 * (d + 1) / mp.mpf(degree):
             return total / volume, raised / volume
-        slope_before, slope = slope, ((2 * l + d - 1) * (now + u * slope) - l * slope_before) / (l + d - 1)
-        before, now = now, ((2 * l + d - 1) * u * now - l * before) / (l + d - 1)
-        dimension *= mp.mpf((2 * l + d + 1) * (l + d - 1)) / ((2 * l + d - 1) * (l + 1))
-        l += 1  # noqa: E741
+        slope_before, slope = (
+            slope,
+            ((2 * degree + d - 1) * (now + u * slope) - degree * slope_before) / (degree + d - 1),
+        )
+        before, now = now, ((2 * degree + d - 1) * u * now - degree * before) / (degree + d - 1)
+        dimension *= mp.mpf((2 * degree + d + 1) * (degree + d - 1)) / ((2 * degree + d - 1) * (degree + 1))
+        degree += 1
 
 
 def sphere_by_images(d: int, theta: float, t: float) -> mp.mpf:
@@ -121,10 +124,10 @@ def so3(theta: float, t: float) -> tuple:
         a, s = mp.mpf(theta), mp.mpf(t)
         highest = int(mp.sqrt(2 * mp.mp.dps * mp.log(10) / s)) + 4
         total, slope, character, derivative = mp.mpf(0), mp.mpf(0), mp.mpf(-1), mp.mpf(0)
-        for l in range(highest):  # noqa: E741
-            weight = (2 * l + 1) * mp.exp(-l * (l + 1) * s / 2)
-            character += 2 * mp.cos(l * a)
-            derivative -= 2 * l * mp.sin(l * a)
+        for degree in range(highest):
+            weight = (2 * degree + 1) * mp.exp(-degree * (degree + 1) * s / 2)
+            character += 2 * mp.cos(degree * a)
+            derivative -= 2 * degree * mp.sin(degree * a)
             total += weight * character
             slope += weight * derivative
         return total / (8 * mp.pi**2), slope / (8 * mp.pi**2)

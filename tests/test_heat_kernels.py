@@ -557,7 +557,10 @@ def test_directions_of_samples_have_no_preference(space):
 @pytest.mark.parametrize("space", ALL, ids=repr)
 def test_samples_have_the_shape_asked_for_and_a_time_each(space):
     x, _ = pairs(space, 2)
-    draw = lambda t, size, seed=0: space.sample_heat_kernel(x, t, rng=np.random.default_rng(seed), size=size)  # noqa: E731
+
+    def draw(t, size, seed=0):
+        return space.sample_heat_kernel(x, t, rng=np.random.default_rng(seed), size=size)
+
     assert draw(0.1, 5).shape == (5, 2, *space.shape)
     assert draw(0.1, ()).shape == x.shape
     assert draw(0.1, (3, 4)).shape == (3, 4, 2, *space.shape)

@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 import numpy as np
 
 from heatwalk import arrays, compute
+from heatwalk.errors import BadInput, Problem
 from heatwalk.progress import log, track
 
 _BLOCK_BYTES = 2**25  # values decoded at a time
@@ -43,6 +44,16 @@ def as_unseen(points: np.ndarray, pca) -> np.ndarray:
     if pca is None or pca.unseen is None:
         return points
     return points * np.sqrt(np.asarray(pca.unseen[:], np.float64))
+
+
+def check_decode(asked: bool | str, pca, code: str, stage: str) -> None:
+    """Refuse what is none of true, false and "auto", and true where nothing leads back."""
+    if not (isinstance(asked, bool) or asked == "auto"):
+        cause = f"{asked!r} is none of true, false and auto"
+        raise BadInput(Problem(code, "decode", cause, f"set {stage}: decode to auto, true or false"))
+    if asked is True and (pca is None or pca.loadings is None):
+        cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
+        raise BadInput(Problem(code, "decode", cause, f"set {stage}: decode to auto or false"))
 
 
 def decode_where(asked: bool | str, points: np.ndarray, cells, pca, out: MutableMapping) -> None:

@@ -101,6 +101,12 @@ def by_newton(head: Head, given: Regression, steps: int, workers: compute.Worker
     optimiser.step(closure)
 
 
+def cool(optimiser: torch.optim.Optimizer, rate: float, part: float) -> None:
+    """The rate of a step when so large a part of all is done: from `rate` to nothing along a cosine."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * (1 + np.cos(np.pi * part)) / 2
+
+
 def by_batches(
     head: Head, given: Regression, steps: int, generator: np.random.Generator, workers: compute.Workers
 ) -> Iterator[int]:
@@ -111,8 +117,7 @@ def by_batches(
         if len(left) < min(BATCH, n_items):
             left = torch.from_numpy(generator.permutation(n_items))
         rows, left = left[:BATCH], left[BATCH:]
-        for group in optimiser.param_groups:
-            group["lr"] = _RATE * (1 + np.cos(np.pi * step / steps)) / 2
+        cool(optimiser, _RATE, step / steps)
         gradient(head, given, rows, workers)
         # The gradient of a batch stands for that of all items.
         for parameter in head.parameters:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from heatwalk import fitting
 from heatwalk.progress import log
 from heatwalk.walker import Walker, ends
 
@@ -23,8 +24,7 @@ def fit_law(walker: Walker, latent: torch.Tensor, fitted: np.ndarray, checked: n
     optimiser = torch.optim.Adam(walker.ratio.parameters(), lr=_RATE)
     size = min(_BATCH, len(fitted))
     for update in range(_UPDATES):
-        for group in optimiser.param_groups:
-            group["lr"] = _RATE * (1 + np.cos(np.pi * update / _UPDATES)) / 2
+        fitting.cool(optimiser, _RATE, update / _UPDATES)
         some, others = (rng.choice(fitted, size, replace=False) for _ in range(2))
         loss = _loss(*_odds(walker, places, some, others, rng), 1.0)
         optimiser.zero_grad()

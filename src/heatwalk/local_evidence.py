@@ -1,18 +1,17 @@
 """Training of a walker on local evidence: where does a step from here lead, and what stands there."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from heatwalk import fitting
+from heatwalk import checkpoints, fitting
 from heatwalk.errors import BadInput, Problem
 from heatwalk.law import fit_law
 from heatwalk.progress import log, track
-from heatwalk.walker import Description, Walker, on, places
+from heatwalk.walker import Walker, described_as, fresh, on, places
 
 UPDATES = 100  # an epoch
 _POOL = 8192  # points among which the one nearest to a step's end is looked for
@@ -143,8 +142,7 @@ def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: 
     rng, sums = np.random.default_rng([seed, 22, epoch]), torch.zeros(3, device=points.device)
     for update in range(UPDATES):
         part = (epoch * UPDATES + update) / (options.epochs * UPDATES)
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate * (1 + np.cos(np.pi * part)) / 2
+        fitting.cool(optimiser, options.rate, part)
         pool = torch.from_numpy(rng.choice(fitted, min(_POOL, len(fitted)), replace=False)).to(points.device)
         drawn = torch.from_numpy(rng.standard_normal((options.batch, latent.shape[1]), np.float32)).to(points)
         try:
@@ -224,52 +222,30 @@ def _key(samples: np.ndarray, options: Options, asked: str, seed: int) -> str:
 
 
 def _save(checkpoint: Path | None, key: str, walker: Walker, optimiser, found: list, eigenvalues) -> None:
-    """Keep the state after an epoch; what stood there is replaced at once or not at all."""
-    if not checkpoint:
-        return
-    from safetensors.torch import save_file
-
-    from heatwalk.walker import saved
-
-    kept = {f"walker.{name}": value.cpu().contiguous() for name, value in walker.state_dict().items()}
+    """Keep the state after an epoch."""
+    tensors = {f"walker.{name}": value for name, value in walker.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
-        kept |= {f"moment.{number}.{name}": value.cpu().contiguous() for name, value in state.items()}
-    kept["eigenvalues"] = torch.tensor(np.asarray(eigenvalues), dtype=torch.float64)
-    kept["losses"] = torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
-    partial = checkpoint.with_suffix(".partial")
-    save_file(kept, partial, metadata={"key": key, "description": saved(walker)[1]})
-    os.replace(partial, checkpoint)
+        tensors |= {f"moment.{number}.{name}": value for name, value in state.items()}
+    tensors["eigenvalues"] = torch.tensor(np.asarray(eigenvalues), dtype=torch.float64)
+    tensors["losses"] = torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
+    checkpoints.keep(checkpoint, key, tensors, description=described_as(walker))
 
 
 def _resumed(checkpoint: Path | None, key: str):
-    """The walker, Adam's moments and the losses that a checkpoint of the same training holds."""
-    if not checkpoint or not checkpoint.exists():
+    """The walker, Adam's moments, the losses and the eigenvalues that a checkpoint of the same training holds."""
+    found = checkpoints.kept(checkpoint, key)
+    if found is None:
         return None
-    import json
-
-    from safetensors import safe_open
-
-    from heatwalk import networks
-
-    with safe_open(checkpoint, "pt") as file:
-        about = file.metadata()
-        if about.get("key") != key:
-            return None
-        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    given = json.loads(about["description"])
-    encoder = networks.Description(**given["encoder"])
-    encoder = encoder._replace(item_shape=tuple(encoder.item_shape))
-    with torch.random.fork_rng(devices=[]):  # layers begin at random
-        walker = Walker(Description(encoder, **{name: given[name] for name in Description._fields[1:]}))
-    own = {name.removeprefix("walker."): value for name, value in kept.items() if name.startswith("walker.")}
-    walker.load_state_dict(own)
+    tensors, about = found
+    walker = fresh(about["description"], str(checkpoint))
+    walker.load_state_dict({n.removeprefix("walker."): v for n, v in tensors.items() if n.startswith("walker.")})
     moments: dict[int, dict] = {}
-    for name, value in kept.items():
+    for name, value in tensors.items():
         if name.startswith("moment."):
             _, number, kind = name.split(".")
             moments.setdefault(int(number), {})[kind] = value
-    log.info("random_walk: going on after epoch %d", len(kept["losses"]))
-    return walker, moments, kept["losses"].tolist(), kept["eigenvalues"].numpy()
+    log.info("random_walk: going on after epoch %d", len(tensors["losses"]))
+    return walker, moments, tensors["losses"].tolist(), tensors["eigenvalues"].numpy()
 
 
 def _give(optimiser, moments: dict) -> None:

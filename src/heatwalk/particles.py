@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute
-from heatwalk.decoding import as_unseen, decode_where
+from heatwalk.decoding import as_unseen, check_decode, decode_where
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inverse_generator import Generator, averages, force, generator
 from heatwalk.progress import log, track
-from heatwalk.samples import FEWEST, apart, population, read, train_rows
+from heatwalk.samples import FEWEST, beside, population, read, train_rows
 from heatwalk.surroundings import Surroundings, drawn, even, nearest, settled, surroundings
 
 _AT_REST = 0.01  # of a bandwidth: the root mean square of a step at which particles stand still
@@ -19,7 +19,6 @@ _SMALLEST_STEP = 1e-3  # of time, when the energy falls no further
 _SEEN, _LARGEST_SHARE = 20.0, 0.9  # samples that the median one sees by itself; of those used, at most
 _CARRIED, _CROWD = 2, 50  # samples that carry a mode; particles from which on their number counts for that
 _ALONE, _FEW = 0.95, 1024  # sum of squares of averages over one sample all but alone; particles looked at at a time
-_FRESH = 0.99  # of samples that lie as near to another one: a particle farther off has left the data
 
 
 class Particles(NamedTuple):
@@ -125,12 +124,10 @@ def particles(
         made = _matchable(made, len(started))
         state, energy = _moved(made, started, max_steps, threads)
         final = as_unseen(settled(around, state.points, rng, threads), pca)
-        found = nearest(samples, final, 1, threads)
-        distances = found.distances[:, 0].astype(np.float64)
-        flagged = distances > np.quantile(apart(around.samples, around.spacing, seed, threads), _FRESH)
+        distances, flagged, names = beside(samples, final, around.spacing, seed, threads)
         decode_where(decode, final, cells, pca, out)
     _tell(state, len(energy) - 1, max_steps, flagged)
-    values = (final, flagged, distances, rows[found.names[:, 0]], energy, made.eigenvalues, np.float64(made.bandwidth))
+    values = (final, flagged, distances, rows[names], energy, made.eigenvalues, np.float64(made.bandwidth))
     for name, array in zip(Particles._fields, values, strict=False):
         arrays.make(out, name, array.shape, array.dtype)[...] = array
     return Particles(**{name: out[name] for name in Particles._fields if name in out})
@@ -216,12 +213,7 @@ def _check_options(n_particles, landmarks, max_steps, bandwidth, modes, decode, 
         raise BadInput(Problem("HW-PA-004", "modes", f"{modes!r} is no whole number", "set it from 1 on, or to auto"))
     if not _is_auto(bandwidth) and not (isinstance(bandwidth, Real) and np.isfinite(bandwidth) and bandwidth > 0):
         raise BadInput(Problem("HW-PA-007", "bandwidth", f"{bandwidth!r} is no length", "set it above 0, or to auto"))
-    if not (isinstance(decode, bool) or _is_auto(decode)):
-        cause = f"{decode!r} is none of true, false and auto"
-        raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto, true or false"))
-    if decode is True and (pca is None or pca.loadings is None):
-        cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
-        raise BadInput(Problem("HW-PA-010", "decode", cause, "set particles: decode to auto or false"))
+    check_decode(decode, pca, "HW-PA-010", "particles")
 
 
 def _is_auto(value) -> bool:

@@ -18,7 +18,7 @@ from torch import nn
 
 from heatwalk.affinity import affinity
 from heatwalk.errors import BadInput, Problem
-from heatwalk.fitting import one_torch_thread
+from heatwalk.fitting import cool, one_torch_thread
 from heatwalk.neighbors import neighbors
 
 TIMES = (1, 2, 4, 8, 16)  # of the walk
@@ -238,8 +238,7 @@ def trained(
         network.scale.copy_(seen.std(0) + 1e-6)
         optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
         for epoch in range(epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = _RATE * (1 + math.cos(math.pi * epoch / epochs)) / 2
+            cool(optimiser, _RATE, epoch / epochs)
             for part in torch.randperm(quadrics, generator=generator).split(_BATCH):
                 optimiser.zero_grad()
                 found = network(Cloud(*(values[part] for values in given)))

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import arrays, compute, encoders
-from heatwalk.decoding import as_unseen, decode_where
+from heatwalk.decoding import as_unseen, check_decode, decode_where
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.mixing import bound, split_rhat
 from heatwalk.neighbors import neighbors as nearest_others
 from heatwalk.progress import log
-from heatwalk.samples import FEWEST, apart, population, read, train_rows
-from heatwalk.surroundings import even, nearest
+from heatwalk.samples import FEWEST, beside, population, read, train_rows
+from heatwalk.surroundings import even
 
 _MOST_STEPS = 100  # until the walk has mixed
-_FRESH = 0.99  # of samples that lie as near to another one: a point farther off has left the data
 _WIDTH, _NOISE_RANK = 128, 8
 _FULL_NOISE = 128  # values of a point: of more, noise has one shared direction
 _WALKED = 2**13  # walkers at a time
@@ -138,13 +137,10 @@ def _trained(samples, kind: str, of: tuple[int, int], options, common: tuple, de
 
 def _beside(samples: np.ndarray, rows: np.ndarray, points: np.ndarray, seed: int, threads: int | None) -> dict:
     """Points, how far each is from the samples, and whether it left them."""
-    found = nearest(samples, points, 1, threads)
-    distances = found.distances[:, 0].astype(np.float64)
     known = nearest_others(samples, n_neighbors=1, seed=seed, threads=threads)
-    spacing = apart(samples, np.asarray(known.distances[:, 0], np.float64), seed, threads)
-    flagged = distances > np.quantile(spacing, _FRESH)
+    distances, flagged, names = beside(samples, points, np.asarray(known.distances[:, 0], np.float64), seed, threads)
     log.info("random_walk: %d of %d points left the data", int(flagged.sum()), len(flagged))
-    return {"points": points, "flagged": flagged, "distances": distances, "nearest": rows[found.names[:, 0]]}
+    return {"points": points, "flagged": flagged, "distances": distances, "nearest": rows[names]}
 
 
 def _walked(walker, start: np.ndarray, steps: int | str, from_law: bool, rng):
@@ -238,11 +234,7 @@ def _check_choices(encoder: str, kept: str, steps, noise, decode, pca, device: s
             raise BadInput(Problem("HW-RW-002", name, f"{value!r} is unknown", remedy))
     if steps != "auto" and not (isinstance(steps, Integral) and steps >= 1):
         raise BadInput(Problem("HW-RW-002", "steps", f"{steps!r} is no whole number from 1", "set it to auto"))
-    if decode not in (True, False, "auto"):
-        raise BadInput(Problem("HW-RW-002", "decode", f"{decode!r} is none of true, false and auto", "set it to auto"))
-    if decode is True and (pca is None or pca.loadings is None):
-        cause = "the representation has no loadings: it is an embedding (pca: use_rep) or the points themselves"
-        raise BadInput(Problem("HW-RW-002", "decode", cause, "set random_walk: decode to auto or false"))
+    check_decode(decode, pca, "HW-RW-002", "random_walk")
 
 
 def _options(given: tuple, n_points, n_components, n_samples: int):

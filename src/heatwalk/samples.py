@@ -6,8 +6,10 @@ from heatwalk import compute
 from heatwalk.condition import matching
 from heatwalk.errors import BadInput, Problem
 from heatwalk.neighbors import neighbors
+from heatwalk.surroundings import nearest
 
 FEWEST = 8  # samples
+_FRESH = 0.99  # of samples that lie as near to another one: a point farther off has left the data
 
 
 def train_rows(points, cells, condition: str, code: str) -> np.ndarray:
@@ -41,7 +43,18 @@ def read(points, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def apart(samples: np.ndarray, known: np.ndarray, seed: int, threads: int | None) -> np.ndarray:
+def beside(samples: np.ndarray, points: np.ndarray, spacing: np.ndarray, seed: int, threads: int | None) -> tuple:
+    """Of every point: the distance to the nearest sample, whether it left the data, and the row of that sample.
+
+    spacing: distance of every sample to the nearest other one.
+    """
+    found = nearest(samples, points, 1, threads)
+    distances = found.distances[:, 0].astype(np.float64)
+    left = distances > np.quantile(_apart(samples, spacing, seed, threads), _FRESH)
+    return distances, left, found.names[:, 0]
+
+
+def _apart(samples: np.ndarray, known: np.ndarray, seed: int, threads: int | None) -> np.ndarray:
     """Distance of every distinct sample to the nearest other one: copies of a sample would leave no room around it.
 
     known: the same of all samples, taken where none is 0.

@@ -60,8 +60,7 @@ def spectralnet(
         network = network.to(device)
         optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
         for update in track(range(_UPDATES), "random_walk: spectralnet", _UPDATES):
-            for group in optimiser.param_groups:
-                group["lr"] = _RATE * (1 + np.cos(np.pi * update / _UPDATES)) / 2
+            fitting.cool(optimiser, _RATE, update / _UPDATES)
             inner, mapped, _ = _forms(network, _batch(samples, size, generator, device), near)
             loss = -torch.linalg.solve(inner, mapped).trace()
             optimiser.zero_grad()

@@ -64,9 +64,7 @@ def drawn(around: Surroundings, rows: np.ndarray, rng: np.random.Generator) -> n
     made = np.empty((len(rows), around.samples.shape[1]))
     for part in _parts(len(rows), around.names.shape[1], made.shape[1]):
         names, shares = around.names[rows[part]], around.shares[rows[part]]
-        spread = around.samples[names]
-        middle = np.einsum("ij,ijk->ik", shares, spread)
-        spread -= middle[:, None]
+        middle, spread = _about(around.samples, names, shares)
         nowhere = np.zeros((len(names), made.shape[1], 0))
         made[part] = middle + _as_long(_noise(spread, shares, nowhere, rng), spread, shares, rng)
     return made
@@ -130,11 +128,17 @@ def _parts(length: int, width: int, dimension: int) -> list[slice]:
     return compute.blocks(length, max(1, _PART_BYTES // (8 * dimension * (width + dimension))))
 
 
-def _middle(around: Surroundings, names: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(point, dimension) the surface at every point; (point, neighbor, dimension) neighbours about their mean."""
-    near = around.samples[names]
+def _about(samples: np.ndarray, names: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(point, dimension) mean of neighbours by their shares; (point, neighbor, dimension) neighbours about it."""
+    near = samples[names]
     mean = np.einsum("ij,ijk->ik", shares, near)
     near -= mean[:, None]
+    return mean, near
+
+
+def _middle(around: Surroundings, names: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(point, dimension) the surface at every point; (point, neighbor, dimension) neighbours about their mean."""
+    mean, near = _about(around.samples, names, shares)
     return mean + np.einsum("ij,ijk->ik", shares, around.residuals[names]), near
 
 

@@ -1,14 +1,13 @@
 """Rounds of training of a deep diffusion map: the best linear layer, fresh targets, and a fit of all other weights."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from heatwalk import compute, fitting, galerkin
+from heatwalk import checkpoints, compute, fitting, galerkin
 from heatwalk.conjugate import Conjugate
 from heatwalk.errors import BadInput, Problem
 from heatwalk.fitting import Regression
@@ -267,35 +266,26 @@ def _key(values: np.ndarray, matrix: Conjugate, described: Description, seed: in
 
 
 def _save(checkpoint: Path | None, key: str, state: State) -> None:
-    """Keep the state after a round; what stood there is replaced at once or not at all."""
-    if not checkpoint:
-        return
-    from safetensors.torch import save_file
-
-    partial = checkpoint.with_suffix(".partial")
-    kept = {
+    """Keep the state after a round."""
+    tensors = {
         "energy": torch.tensor(state.energy, dtype=torch.float64),
         "cut": torch.tensor([state.cut], dtype=torch.float64),
     }
     for part, weights in (("network", state.network.state_dict()), ("before", state.before)):
-        kept |= {f"{part}.{name}": value.cpu().contiguous() for name, value in weights.items()}
-    save_file(kept, partial, metadata={"key": key})
-    os.replace(partial, checkpoint)
+        tensors |= {f"{part}.{name}": value for name, value in weights.items()}
+    checkpoints.keep(checkpoint, key, tensors)
 
 
 def _resumed(checkpoint: Path | None, key: str, described: Description, dtype: torch.dtype) -> State | None:
     """The state that a checkpoint of the same training holds."""
-    if not checkpoint or not checkpoint.exists():
+    found = checkpoints.kept(checkpoint, key)
+    if found is None:
         return None
-    from safetensors import safe_open
-
-    with safe_open(checkpoint, "pt") as file:
-        if file.metadata().get("key") != key:
-            return None
-        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    network = Network(described).to(dtype)
-    weights = {part: {n.removeprefix(part): v for n, v in kept.items() if n.startswith(part)} for part in _PARTS}
+    tensors, _ = found
+    with torch.random.fork_rng(devices=[]):  # layers begin at random
+        network = Network(described).to(dtype)
+    weights = {part: {n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)} for part in _PARTS}
     network.load_state_dict(weights["network."])
-    energy = kept["energy"].tolist()
+    energy = tensors["energy"].tolist()
     log.info("deep_diffusion_map: going on after round %d", len(energy) - 1)
-    return State(network, weights["before."], energy, float(kept["cut"][0]))
+    return State(network, weights["before."], energy, float(tensors["cut"][0]))

@@ -165,15 +165,16 @@ def saved(walker: Walker) -> tuple[bytes, str]:
     from safetensors.torch import save
 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in walker.state_dict().items()}
+    return save(tensors), described_as(walker)
+
+
+def described_as(walker: Walker) -> str:
     described = walker.description._asdict() | {"encoder": walker.description.encoder._asdict()}
-    return save(tensors), json.dumps({"format": FORMAT, **described}, sort_keys=True)
+    return json.dumps({"format": FORMAT, **described}, sort_keys=True)
 
 
-def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
-    """The walker of weights and a description that fit each other; BadInput for any others. No code is run."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+def fresh(description: str, where: str) -> Walker:
+    """A walker as it is described, its weights at random; BadInput where none can be. Global state stays."""
     try:
         given = json.loads(description)
         if not isinstance(given, Mapping) or given.get("format") != FORMAT:
@@ -186,15 +187,31 @@ def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
             expected = Walker(Description(encoder, **sizes)).state_dict()
         if 4 * sum(value.numel() for value in expected.values()) > MOST_BYTES:
             raise ValueError(f"it describes more than {MOST_BYTES} bytes")
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unfit(where, error) from None
+    with torch.random.fork_rng(devices=[]):  # layers begin at random
+        return Walker(Description(encoder, **sizes))
+
+
+def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
+    """The walker of weights and a description that fit each other; BadInput for any others. No code is run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    walker = fresh(description, where)
+    expected = walker.state_dict()
+    try:
         tensors = load(bytes(weights))
         if {n: tuple(t.shape) for n, t in tensors.items()} != {n: tuple(t.shape) for n, t in expected.items()}:
             raise ValueError("the weights have other names or shapes than it says")
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("weights are not finite")
-    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
-        cause = f"has a description or weights that cannot be used ({error})"
-        raise BadInput(Problem("HW-RW-010", where, cause, "use the two files that were written together")) from None
-    with torch.random.fork_rng(devices=[]):  # layers begin at random
-        walker = Walker(Description(encoder, **sizes))
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _unfit(where, error) from None
     walker.load_state_dict(tensors)
     return walker.eval()
+
+
+def _unfit(where: str, error: Exception) -> BadInput:
+    cause = f"has a description or weights that cannot be used ({error})"
+    return BadInput(Problem("HW-RW-010", where, cause, "use the two files that were written together"))

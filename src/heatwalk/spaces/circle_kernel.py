@@ -6,6 +6,7 @@ At t = 2 pi both fall as e^{-pi n^2}: four terms of either are enough for every 
 """
 
 import math
+from functools import partial
 
 from heatwalk.spaces.points import by_condition, in_blocks
 
@@ -14,7 +15,7 @@ _IMAGES, _WAVES = (-4, -3, -2, -1, 1, 2, 3, 4), (1, 2, 3, 4)
 
 def log_kernel(theta, t, xp) -> tuple:
     """(pair,) angles in [-pi, pi] and times -> log p and its derivative in theta."""
-    images, waves = (lambda theta, t: _images(theta, t, xp)), (lambda theta, t: _waves(theta, t, xp))
+    images, waves = partial(_images, xp=xp), partial(_waves, xp=xp)
     return in_blocks(lambda theta, t: by_condition(xp, t < 2 * math.pi, images, waves, theta, t), xp, theta, t)
 
 

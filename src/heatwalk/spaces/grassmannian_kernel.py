@@ -11,6 +11,7 @@ Where angles are close, the quotient is the mean of -dh/dx between them. Derived
 
 import itertools
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,18 +36,26 @@ class Planes(NamedTuple):
 def log_kernel(phi, t, xp) -> tuple:
     """(pair, 2) angles phi and (pair,) times -> log p, and its derivatives in x = cos phi, (pair, 2)."""
 
-    early, late = (lambda phi, t: _early(phi, t, xp)), (lambda phi, t: _late(xp.cos(phi), t, xp))
-    return points.in_blocks(
-        lambda phi, t: points.by_condition(xp, 3 * xp.exp(-4 * t) > 0.5, early, late, phi, t), xp, phi, t
-    )
+    def late(phi, t):
+        return _late(xp.cos(phi), t, xp)
+
+    def by_block(phi, t):
+        return points.by_condition(xp, 3 * xp.exp(-4 * t) > 0.5, partial(_early, xp=xp), late, phi, t)
+
+    return points.in_blocks(by_block, xp, phi, t)
 
 
 def _early(phi, t, xp) -> tuple:
     tau = 4 * t
     apart = xp.abs(phi[:, 0] - phi[:, 1]) > xp.minimum(tau, xp.full_like(tau, 0.2))
     first, second = (planes(phi[:, i], tau, xp) for i in (0, 1))
-    far = lambda phi, tau, *parts: _apart(phi, *parts, xp)  # noqa: E731
-    near = lambda phi, tau, *parts: _close(phi, tau, xp)  # noqa: E731
+
+    def far(phi, tau, *parts):
+        return _apart(phi, *parts, xp)
+
+    def near(phi, tau, *parts):
+        return _close(phi, tau, xp)
+
     parts = (first.rate, second.rate, first.rate_slope, second.rate_slope)
     quotient, left, right = points.by_condition(xp, apart, far, near, phi, tau, *parts)
     gradient = xp.stack([first.slope + left / quotient, second.slope + right / quotient], axis=1)

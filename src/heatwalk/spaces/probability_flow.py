@@ -23,10 +23,16 @@ def angles(space, t: float, *, rng: np.random.Generator, size: int, steps: int =
     points.check_rng(rng)
     if isinstance(space, Sphere):
         start, late = space.distance(space.random_point(rng, size), space.random_point(rng)), 40 / space.d
-        slope = lambda a, s: -np.sin(a) * sphere_kernel.log_kernel(space.d, a, s, np)[1]  # noqa: E731
+
+        def slope(a, s):
+            return -np.sin(a) * sphere_kernel.log_kernel(space.d, a, s, np)[1]
+
     elif isinstance(space, SU):
         start, late = spectrum(haar(space.n, (size,), rng), np)[0], 40 * space.n / (space.n**2 - 1)
-        slope = lambda a, s: su_kernel.log_kernel(a, s, np)[1]  # noqa: E731
+
+        def slope(a, s):
+            return su_kernel.log_kernel(a, s, np)[1]
+
     else:
         raise BadInput(Problem("HW-SP-008", "space", f"no flow on {space!r}", "give a Sphere or SU(n)"))
     if t >= late:

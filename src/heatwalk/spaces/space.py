@@ -1,10 +1,12 @@
 """What every space has: points are checked, leading axes broadcast, precision and library are the caller's."""
 
+from abc import ABC, abstractmethod
+
 from heatwalk.errors import BadInput, Problem
 from heatwalk.spaces import points, sampling
 
 
-class Space:
+class Space(ABC):
     """A Riemannian space with the kernel of exp(t/2 Laplacian), a density for the Riemannian volume.
 
     t is the variance of Brownian motion. NumPy arrays in give NumPy arrays, torch tensors give tensors on the same
@@ -19,16 +21,17 @@ class Space:
 
     # ---- what each space has of its own: arrays in double precision, leading axes alike
 
+    @abstractmethod
     def _check(self, name: str, x, single: bool, xp) -> None:
-        raise NotImplementedError
+        """Raise BadInput for points off the space."""
 
+    @abstractmethod
     def _pair(self, x, y, t, xp) -> tuple:
         """log p of (pair, ...) points and (pair,) times, and a function that gives its Riemannian gradient in y."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drawn(self, x, t, rng):
         """A point of the law p_t(x, .) for each of (draw, ...) NumPy points and (draw,) times."""
-        raise NotImplementedError
 
     # ---- what all have
 
@@ -50,8 +53,8 @@ class Space:
         It is zero at a cut point where symmetry leaves no direction, such as the antipode. Of torch tensors it is
         detached: it has no gradient of its own.
         """
-        detach = lambda point: point.detach() if hasattr(point, "detach") else point  # noqa: E731
-        return self._kernel(detach(x), detach(y), t, True)
+        x, y = (point.detach() if hasattr(point, "detach") else point for point in (x, y))
+        return self._kernel(x, y, t, True)
 
     def _kernel(self, x, y, t, gradient: bool):
         taken = self._given(x=x, y=y)

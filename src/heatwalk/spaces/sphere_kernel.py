@@ -13,6 +13,7 @@ falls as a Gaussian in s, and the trapezoid rule converges exponentially. Derive
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from array_api_compat import device
@@ -30,8 +31,7 @@ def log_kernel(d: int, theta, t, xp) -> tuple:
 
     def by_block(theta, t):
         many = (d + 1) * xp.exp(-d * t / 2) > 0.5  # the first eigenfunction is no small correction
-        contour = lambda theta, t: by_contour(d, theta, t, xp)  # noqa: E731
-        return by_condition(xp, many, contour, lambda theta, t: by_eigenfunctions(d, theta, t, xp), theta, t)
+        return by_condition(xp, many, partial(by_contour, d, xp=xp), partial(by_eigenfunctions, d, xp=xp), theta, t)
 
     return in_blocks(by_block, xp, theta, t)
 

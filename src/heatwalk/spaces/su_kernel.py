@@ -13,7 +13,7 @@ on, characters. Derived in docs/heat_kernels.md.
 
 import itertools
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -28,15 +28,13 @@ _LOST = 42.0  # natural logarithm of terms left out
 def log_kernel(a, t, xp) -> tuple:
     """(pair, n) angles and (pair,) times -> log p and its gradient in the angles, (pair, n), with sum 0."""
     n = a.shape[1]
-    early = lambda a, t: points.by_condition(  # noqa: E731
-        xp, 2 * math.pi - (a[:, 0] - a[:, -1]) > _LOST / (2 * math.pi) * t, alone, together, a, t
-    )
-    alone = lambda a, t: _one_path(a, t, xp)  # noqa: E731
-    together = lambda a, t: _many_paths(a, t, xp)  # noqa: E731
-    late = lambda a, t: by_characters(a, t, xp)  # noqa: E731
+
+    def early(a, t):
+        alone = 2 * math.pi - (a[:, 0] - a[:, -1]) > _LOST / (2 * math.pi) * t
+        return points.by_condition(xp, alone, partial(_one_path, xp=xp), partial(_many_paths, xp=xp), a, t)
 
     def by_block(a, t):
-        log_p, gradient = points.by_condition(xp, t < _LATE, early, late, a, t)
+        log_p, gradient = points.by_condition(xp, t < _LATE, early, partial(by_characters, xp=xp), a, t)
         return log_p, gradient - xp.sum(gradient, axis=1, keepdims=True) / n
 
     return points.in_blocks(by_block, xp, a, t)
@@ -147,7 +145,7 @@ def by_characters(a, t, xp, parts: int | None = None) -> tuple:
         schur, derivative = _schur(parts_, complete, raised, xp)
         total = total + weight * xp.real(schur)
         slopes = slopes - weight[:, None] * xp.imag(z * derivative)
-    total, slopes = 1 + total, slopes
+    total = 1 + total
     smallest = xp.full_like(total, 1e-300)
     total = xp.where(total > smallest, total, smallest)
     return xp.log(total) - log_volume(n), slopes / total[:, None]
