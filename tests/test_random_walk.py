@@ -48,6 +48,20 @@ def test_divergence_is_that_of_two_gaussians():
     assert local_evidence.divergence(own, own).abs().max() < 1e-12
 
 
+def test_noise_has_its_density_where_single_precision_cannot_factorise_it():
+    """Narrow noise beside shared noise that is nearly alike in two directions."""
+    rng = np.random.default_rng(0)
+    shared = torch.from_numpy(np.repeat(rng.normal(size=(40, 9, 4)), 2, axis=2).astype(np.float32))
+    own, residual = torch.full((40, 9), 1e-3), torch.from_numpy(rng.normal(size=(40, 9)).astype(np.float32))
+    zero = torch.zeros(40, 9)
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False)
+    found = local_evidence._log_density(SimpleNamespace(spread=lambda latent: (own, shared)), zero, residual)
+    full = shared.double() @ shared.double().transpose(1, 2) + torch.diag_embed(own.double() ** 2)
+    expected = torch.distributions.MultivariateNormal(zero.double(), full).log_prob(residual.double())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
 def test_local_covariance_is_centred_and_leaves_the_point_out():
     latent = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 3)))
     found, rank = local_evidence.local_covariance(latent, 12)

@@ -93,13 +93,15 @@ def losses(walker: Walker, points, latent, batch, pool, drawn, options: Options)
     wanted, given = points[pool[far.argmin(1)]], points[batch]
     made, again = walker.decoder(ends), walker.decoder(here)
     errors = ((made - wanted) ** 2).sum(1).mean() + ((again - given) ** 2).sum(1).mean()
-    return Losses(apart, errors, -_log_density(walker, here, (given - again).detach()).mean())
+    return Losses(apart, errors, -_log_density(walker, here, (given - again).detach()).mean().to(errors))
 
 
 def _log_density(walker: Walker, latent: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    own, shared = walker.spread(latent)
-    zero = torch.zeros_like(residual)
-    return torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False).log_prob(residual)
+    """(point,) log N(residual; 0, R(z)), in double precision: single has no room for both narrow and shared noise."""
+    own, shared = (part.double() for part in walker.spread(latent))
+    residual = residual.double()
+    law = torch.distributions.LowRankMultivariateNormal(torch.zeros_like(residual), shared, own**2, validate_args=False)
+    return law.log_prob(residual)
 
 
 def trained(
@@ -177,10 +179,7 @@ def _check_spread(latent: torch.Tensor, fitted: np.ndarray, options: Options, se
 def _size_noise(walker: Walker, points: torch.Tensor, latent: torch.Tensor) -> None:
     """Scale R so that residuals of points not fitted to have its size: r' R^-1 r is the number of values on average."""
     residual = points - walker.decoder(latent)
-    own, shared = walker.spread(latent)
-    zero = torch.zeros_like(residual)
-    law = torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False)
-    squared = -2 * (law.log_prob(residual) - law.log_prob(zero))
+    squared = -2 * (_log_density(walker, latent, residual) - _log_density(walker, latent, torch.zeros_like(residual)))
     walker.noise_scale.copy_((squared.median() / points.shape[1]).sqrt().clamp(0.5, 4.0))
 
 
