@@ -15,6 +15,8 @@ KINDS = {
     "table": Description("table", (7,), 3, 5, 8, 2),
     "sequence": Description("sequence", (21, 2), 3, 5, 8, 2),
     "image": Description("image", (9, 13, 1), 3, 5, 8, 2),
+    "table of one width": Description("table", (7,), 3, 5, 8, 2, one_width=True),
+    "image of one width": Description("image", (9, 13, 1), 3, 5, 8, 2, one_width=True),
 }
 
 
@@ -40,8 +42,9 @@ def test_a_saved_network_gives_the_same_numbers(kind):
     np.testing.assert_array_equal(flat, expected)
 
 
-def test_prototypes_are_a_softmax_of_distances_in_the_units_of_the_points():
-    made = network()
+@pytest.mark.parametrize("kind", ["table", "table of one width"])
+def test_prototypes_are_a_softmax_of_distances_in_the_units_of_the_points(kind):
+    made = network(kind)
     points = np.random.default_rng(1).standard_normal((6, 7))
     with torch.no_grad():
         made.centre += 0.3
@@ -52,6 +55,23 @@ def test_prototypes_are_a_softmax_of_distances_in_the_units_of_the_points():
     logits = biases - ((scaled[:, None] - places) ** 2).sum(axis=2) / (2 * widths**2)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) * np.sqrt(5)
     np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_far_from_all_points_a_table_of_one_width_takes_the_place_of_the_nearest_prototype():
+    made = network("table of one width")
+    direction = np.random.default_rng(2).standard_normal(7)
+    nearest = int((made.places.detach().numpy() @ direction).argmax())
+    found = networks.applied(made, np.array([1e3, 1e4])[:, None] * direction)
+    with torch.no_grad():
+        row = torch.eye(5)[nearest] * 5**0.5
+        expected = made.linear(torch.cat([row, made.trunk(made.places[nearest][None])[0]])).numpy()
+    np.testing.assert_allclose(found, np.tile(expected, (2, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_description_that_says_nothing_of_widths_has_one_for_every_prototype():
+    weights, description = networks.saved(network())
+    said = {name: value for name, value in json.loads(description).items() if name != "one_width"}
+    assert not networks.loaded(weights, json.dumps(said)).description.one_width
 
 
 def test_the_bound_on_size_is_kept():
@@ -95,6 +115,8 @@ BAD = {
     "numbers must lie between 1 and": lambda: changed(width=-3),
     "numbers must lie between 1 and ": lambda: changed(width=1e3),
     "numbers must lie between 1 and  ": lambda: changed(n_components=True),
+    "one_width must be true or false": lambda: changed(one_width=1),
+    "log_widths of shape \\(5,\\), the description says \\(1,\\)": lambda: changed(one_width=True),
     "65 blocks, the bound is 64": lambda: changed(blocks=65),
     "a description of [0-9]+ weights, the bound is": lambda: changed(width=10**6),
     "a description that cannot be used": lambda: changed(kind="graph"),

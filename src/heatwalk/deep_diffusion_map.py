@@ -74,7 +74,8 @@ def deep_diffusion_map(
 
     points: (cell, dimension), or (cell, length, channel), or (cell, height, width, channel); network: "table" (residual
     perceptron), "sequence", "image" (convolutions), or "auto", by the number of axes. prototypes: learned places that
-    a softmax compares points with, at most a third of the cells, and as many as a file of 2 MB holds.
+    a softmax compares points with, at most a third of the cells, and as many as a file of 2 MB holds; where the
+    affinity has one bandwidth they have one width, and the perceptron sees their mean instead of a point (`networks`).
     coordinates: lambda^t psi up to the error of the network, in the order of the eigenvalues, the entry of largest
     magnitude positive. Of a graph in pieces, modes are those of all components together.
     error: mean relative error of the distances of all pairs of up to 1,500 cells beside the exact map (also its median,
@@ -89,7 +90,8 @@ def deep_diffusion_map(
     out = {} if out is None else out
     compute.check_device(device)
     _check(points, affinity.components.shape[0], n_components, t, prototypes, rounds)
-    described = training.description(points.shape, network, n_components, prototypes, t)
+    sigma = np.asarray(affinity.bandwidths[:])
+    described = training.description(points.shape, network, n_components, prototypes, t, bool(np.ptp(sigma) == 0))
     limits = {"threads": threads, "memory": memory, "scratch": scratch}
     fit = {"rounds": rounds, "seed": seed, "checkpoint": checkpoint, "device": device}
     trained, coordinates = _trained(points, affinity, described, fit, limits)

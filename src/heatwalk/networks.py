@@ -7,6 +7,10 @@
 A prototype is a learned place and width: the softmax over them is a kernel row in small, and what is linear in it is a
 Nystrom extension through learned landmarks. The trunk sees the shape of the whole. Points enter in their own units:
 the network centres and scales them itself.
+
+Of a kernel with one bandwidth all prototypes have one width s, so that far from all of them the nearest decides and not
+the widest, and the MLP sees x' = sum_j softmax_j c_j instead of x: like a kernel row, the coordinates change little off
+the points and beyond their edge.
 """
 
 import json
@@ -37,6 +41,7 @@ class Description(NamedTuple):
     width: int  # of the trunk's features
     blocks: int  # residual blocks of the trunk of a table
     t: int = 1  # diffusion time that the coordinates are for
+    one_width: bool = False  # of all prototypes
 
     @property
     def n_values(self) -> int:
@@ -56,7 +61,7 @@ class Network(nn.Module):
         self.register_buffer("centre", torch.zeros(description.n_values))
         self.register_buffer("scale", torch.ones(()))
         self.places = nn.Parameter(torch.zeros(description.prototypes, description.n_values))
-        self.log_widths = nn.Parameter(torch.zeros(description.prototypes))
+        self.log_widths = nn.Parameter(torch.zeros(1 if description.one_width else description.prototypes))
         self.biases = nn.Parameter(torch.zeros(description.prototypes))
         self.trunk = _TRUNKS[description.kind](description)
         self.linear = nn.Linear(description.n_features, description.n_components)
@@ -64,7 +69,10 @@ class Network(nn.Module):
     def features(self, points: torch.Tensor) -> torch.Tensor:
         """(item, n_features) of items of any shape with as many values."""
         flat = (points.flatten(1) - self.centre) / self.scale
-        return torch.cat([self._nearness(flat), self.trunk(flat)], 1)
+        near = self._nearness(flat)
+        if self.description.one_width and self.description.kind == "table":
+            flat = near @ self.places / self.description.prototypes**0.5
+        return torch.cat([near, self.trunk(flat)], 1)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         return self.linear(self.features(points))
@@ -72,7 +80,7 @@ class Network(nn.Module):
     def _nearness(self, flat: torch.Tensor) -> torch.Tensor:
         """Softmax over the prototypes, times their root: entries of about one where a few of them share an item."""
         # |x - c|^2 / (2 s^2) as one product with (x, |x|^2): every further pass over (item, prototype) takes as long.
-        sharpness = torch.exp(-2 * self.log_widths)
+        sharpness = torch.exp(-2 * self.log_widths).expand(self.description.prototypes)
         known = torch.cat([flat, (flat * flat).sum(1, keepdim=True)], 1)
         matrix = torch.cat([self.places * sharpness[:, None], -sharpness[:, None] / 2], 1)
         exponents = torch.addmm(-(self.places**2).sum(1) * sharpness / 2, known, matrix.T)
@@ -188,9 +196,12 @@ def described(text: str, where: str) -> Description:
         given = json.loads(text)
         if not isinstance(given, Mapping) or given.get("format") != FORMAT:
             raise ValueError(f"the format is not {FORMAT!r}")
+        given = {"one_width": False, **given}  # descriptions of 0.1 do not say
         fields = {name: given[name] for name in Description._fields}
         fields["item_shape"] = tuple(fields["item_shape"])
-        numbers = [*fields["item_shape"], *(fields[name] for name in Description._fields[2:])]
+        numbers = [*fields["item_shape"], *(fields[name] for name in Description._fields[2:-1])]
+        if type(fields["one_width"]) is not bool:
+            raise ValueError("one_width must be true or false")
         if any(type(number) is not int or not 0 < number <= MOST_BYTES for number in numbers):
             raise ValueError(f"numbers must lie between 1 and {MOST_BYTES}")
         description = Description(**fields)

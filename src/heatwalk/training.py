@@ -44,7 +44,9 @@ class Trained(NamedTuple):
     energy: list[float]
 
 
-def description(shape: tuple[int, ...], kind: str, n_components: int, prototypes: int, t: int) -> Description:
+def description(
+    shape: tuple[int, ...], kind: str, n_components: int, prototypes: int, t: int, one_width: bool = False
+) -> Description:
     """What kind of network fits items of this shape, with as many prototypes as cells and size allow."""
     kinds = {2: "table", 3: "sequence", 4: "image"}
     item = tuple(int(length) for length in shape[1:])
@@ -59,7 +61,7 @@ def description(shape: tuple[int, ...], kind: str, n_components: int, prototypes
         axes = "(cell, length, channel)" if kind == "sequence" else "(cell, height, width, channel)"
         raise BadInput(Problem("HW-NN-008", "network", cause, f"give points as {axes}, or set network to table"))
     most = max(1, min(prototypes, shape[0] // _CELLS_A_PROTOTYPE))
-    asked = Description(kind, item, int(n_components), int(most), _WIDTH, _BLOCKS, int(t))
+    asked = Description(kind, item, int(n_components), int(most), _WIDTH, _BLOCKS, int(t), one_width)
     return asked._replace(prototypes=most_prototypes(asked))
 
 
@@ -149,7 +151,7 @@ def _started(
 def placed(
     values: np.ndarray, described: Description, seed: int, generator: np.random.Generator, threads: int | None
 ) -> tuple[Network, np.ndarray]:
-    """A network with its prototypes by k-means, and how far from each other these stand, (prototype,)."""
+    """A network with its prototypes by k-means, and how far from each other these stand, (prototype,) or their mean."""
     import faiss
 
     with torch.random.fork_rng(devices=[]):
@@ -168,6 +170,8 @@ def placed(
         near = faiss.knn(places, places, min(_NEAREST + 1, m))[0]
     widths = np.sqrt(np.maximum(near[:, 1:].mean(axis=1) if m > 1 else near[:, 0], 0))
     widths = np.maximum(widths, 1e-3 * max(widths.mean(), 1e-6))
+    if described.one_width:
+        widths = np.exp(np.log(widths).mean(keepdims=True))
     with torch.no_grad():
         network.centre.copy_(torch.from_numpy(centre))
         network.scale.fill_(scale)
