@@ -2,11 +2,13 @@
 
 from heatwalk.extension import Reference, extension
 from heatwalk.program import run
+from heatwalk.unexplained import Unexplained
 
 
 def main(job):
-    reference, points, draft = Reference.of(job.borrow()), job.read("pca")["coordinates"], job.create()
-    extension(reference, points, **job.options, **job.limits(draft), seed=job.seed, out=draft)
+    reference, pca = Reference.of(job.borrow()), job.read("pca")
+    left, draft = Unexplained.of(pca, job.read("cells")), job.create()
+    extension(reference, pca["coordinates"], left, **job.options, **job.limits(draft), seed=job.seed, out=draft)
     job.publish(draft)
 
 

@@ -141,6 +141,85 @@ def test_a_split_of_the_reference_calibrates_trust():
     assert found.trust[0] == pytest.approx(1 / 251)
 
 
+def measured(n_cells, seed, markers=0):
+    """Cells on a ring in 3 of 30 genes, deeper ones with less noise; `markers`: genes that the ring has nothing of."""
+    rng = np.random.default_rng(seed)
+    depth = np.exp(rng.normal(0, 0.5, n_cells))
+    values = np.zeros((n_cells, 30))
+    values[:, :3] = ring(n_cells, seed, 0, 3)[0]
+    values += 0.1 * rng.standard_normal(values.shape) / np.sqrt(depth)[:, None]
+    values[:, 30 - markers :] += 0.5
+    return values[:, :4], hw.Unexplained((values[:, 4:] ** 2).sum(axis=1), depth)
+
+
+@pytest.fixture(scope="module")
+def with_the_rest():
+    points, rest = measured(1500, 0)
+    return sparse(points, split=(np.arange(1500) % 5 == 0).astype(np.uint8))._replace(unexplained=rest)
+
+
+def test_what_components_leave_finds_cells_with_markers_of_their_own(with_the_rest):
+    points, rest = measured(600, 1)
+    alike = hw.extension(with_the_rest, points, rest).trust
+    for threshold in (0.05, 0.5):  # two binomial standard errors, of both samples
+        spread = 2 * np.sqrt(threshold * (1 - threshold) * (1 / 600 + 1 / 300))
+        assert abs((alike <= threshold).mean() - threshold) < spread
+    points, rest = measured(600, 2, markers=3)
+    assert (hw.extension(with_the_rest, points, rest).trust <= 0.05).mean() > 0.9
+    assert (hw.extension(with_the_rest, points).trust <= 0.05).mean() < 0.1
+
+
+def test_depth_alone_makes_no_cell_new(with_the_rest):
+    points, rest = measured(2000, 3)
+    unknown = rest._replace(depth=np.full(2000, 1.0))
+    blind = with_the_rest._replace(unexplained=with_the_rest.unexplained._replace(depth=np.full(1500, 1.0)))
+    found = [hw.extension(*given) for given in ((with_the_rest, points, rest), (blind, points, unknown))]
+    shallow = rest.depth < np.quantile(rest.depth, 0.25)
+    told, untold, by_place = ((of.trust[shallow] <= 0.1).mean() for of in (*found, hw.extension(blind, points)))
+    assert told < by_place + 0.02  # whose noise depends on depth too
+    assert told < untold - 0.1
+
+
+def test_the_novelty_equals_its_dense_twin(with_the_rest):
+    points, rest = measured(50, 4, markers=1)
+    base, known, aside = with_the_rest.points, with_the_rest.unexplained, np.asarray(with_the_rest.split) == 1
+    rows = np.flatnonzero(~aside)[:: -(-int((~aside).sum()) // 1000)]
+    near = base[np.asarray(with_the_rest.neighbors.indices)[rows, :15]]
+    between = ((base[rows] - near.mean(axis=1)) ** 2).mean(axis=0) * 15 / 16
+    every = np.unique(np.append(rows, np.asarray(with_the_rest.neighbors.indices)[rows, :15]))
+    shares = np.clip(1 - between / base[every].var(axis=0), 0, 1)
+    assert shares[:3].min() > 0.8
+    assert shares[3] < shares[:3].min()
+
+    def length(place, squared):
+        return np.log(squared + (place**2 * (1 - shares**2)).sum(axis=1)) / 2
+
+    powers = np.polyfit(np.log(known.depth[aside]), length(base, known.squared)[aside], 2)
+    spread = (length(base, known.squared) - np.polyval(powers, np.log(known.depth)))[aside].std()
+
+    def near_ones(place, own):  # of those that a point is placed by, what is not set aside
+        apart = cdist(place, base)
+        if own:
+            np.fill_diagonal(apart, np.inf)
+        found = []
+        for row, point in zip(np.argsort(apart, axis=1)[:, :20], place, strict=True):
+            row = row[~aside[row]]
+            close = np.linalg.norm((base[row] - point) * shares, axis=1)
+            order = np.argsort(close)[:15]
+            found.append((close[order], row[order]))
+        return found
+
+    radius = np.array([np.log(close[-1]) for close, _ in near_ones(base, True)])
+
+    def by_distance(found):
+        return np.array([np.log(close[-1]) - 2 / 3 * radius[row].mean() for close, row in found])
+
+    scale = by_distance(near_ones(base, True))[aside].std()
+    left = (length(points, rest.squared) - np.polyval(powers, np.log(rest.depth))) / spread
+    expected = by_distance(near_ones(points, False)) + scale * left
+    np.testing.assert_allclose(hw.extension(with_the_rest, points, rest).novelty, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_labels_are_carried_over_with_their_share(reference):
     angle = ring(3000)[1]
     side = np.where(np.sin(angle) > 0, "left", "right")
@@ -252,6 +331,9 @@ ERRORS = {
     "HW-EX-007 transfer: the reference has no labels 'type'; use some of: kind": {
         "labels": {"kind": ["a"] * 3000},
         "transfer": ["type"],
+    },
+    "HW-EX-010 unexplained: there are 5 squared lengths and 4 depths for 5 points": {
+        "unexplained": hw.Unexplained(np.ones(5), np.ones(4))
     },
     "HW-EX-008 points: 1 new points are not finite, the first in row 3": {"points": np.diag([0, 0, 0, np.nan])},
 }

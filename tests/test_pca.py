@@ -142,6 +142,28 @@ def test_a_cell_that_is_projected_lands_on_its_coordinates(scale):
     np.testing.assert_allclose(landed, found.coordinates[17], atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [False, True])
+def test_what_components_leave_is_the_rest_of_the_squared_length(scale):
+    cells, kind = CELLS["counts"]
+    found = hw.pca(cells, kind, n_components=5, scale=scale)
+    values = (matrix(cells) - found.means) / found.scales
+    rest = values - values @ found.loadings @ found.loadings.T
+    np.testing.assert_allclose(found.unexplained, (rest**2).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.left, rest.var(axis=0, ddof=1), rtol=1e-8, atol=1e-10)
+
+
+def test_what_is_left_of_a_query_is_made_up_for_genes_that_it_lacks():
+    cells, kind = CELLS["counts"]
+    reference = hw.pca(cells, kind, n_components=5)
+    columns = np.flatnonzero(cells.selected)
+    whole = hw.pca(cells._replace(reference_columns=columns), kind, reference=reference)
+    np.testing.assert_allclose(whole.unexplained, reference.unexplained, rtol=1e-5)
+    columns = np.where(np.arange(len(columns)) % 3 == 0, -1, columns)
+    part = hw.pca(cells._replace(reference_columns=columns), kind, reference=reference)
+    assert part.unexplained.mean() == pytest.approx(reference.unexplained.mean(), rel=0.2)
+    assert part.unexplained.mean() > 0.8 * reference.unexplained.mean()
+
+
 def test_large_means_cost_no_digits():
     values = np.random.default_rng(2).normal(size=(200, 5)) * [5, 4, 3, 2, 1]
     shifted = hw.pca(dense_cells(values + 1e7), "intensities", n_components=5)

@@ -25,6 +25,7 @@ from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
 from heatwalk.random_walk import RandomWalk, random_walk
+from heatwalk.unexplained import Unexplained
 
 __all__ = [
     "Affinity",
@@ -47,6 +48,7 @@ __all__ = [
     "Pseudotime",
     "RandomWalk",
     "Reference",
+    "Unexplained",
     "affinity",
     "bilipschitz",
     "cells",

@@ -42,7 +42,7 @@ _OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
 _OF_A_QUERY = {
     "cells": (),
     "pca": ("cells",),
-    "extension": ("pca",),
+    "extension": ("cells", "pca"),
     "atlas": ("cells", "pca", "extension"),
     "report": ("cells", "pca", "extension", "atlas"),
 }

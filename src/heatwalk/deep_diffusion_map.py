@@ -74,14 +74,14 @@ def deep_diffusion_map(
 
     points: (cell, dimension), or (cell, length, channel), or (cell, height, width, channel); network: "table" (residual
     perceptron), "sequence", "image" (convolutions), or "auto", by the number of axes. prototypes: learned places that
-    a softmax compares points with, at most a third of the cells, and as many as a file of 2 MB holds; where the
-    affinity has one bandwidth they have one width, and the perceptron sees their mean instead of a point (`networks`).
+    a softmax compares points with, at most a third of the cells, and as many as a file of 2 MB holds; of one width, and
+    all that the perceptron sees (`networks`), where the affinity has one bandwidth.
     coordinates: lambda^t psi up to the error of the network, in the order of the eigenvalues, the entry of largest
     magnitude positive. Of a graph in pieces, modes are those of all components together.
     error: mean relative error of the distances of all pairs of up to 1,500 cells beside the exact map (also its median,
     and mean by decile of the distance), for up to 4,000 cells; for more, that of a subsample of 2,000 with a graph and
     network of its own. energy: |G G'|_F^2, which rounds increase. residuals: |T g - mu g| / (mu |g|) of every column.
-    checkpoint: a file with the state after every round, from which a run goes on. device: "cpu" or "cuda", to train on.
+    checkpoint: a file with the state after every round, from which a run goes on. device: "cpu" or "cuda".
     Raises BadInput for options out of bounds, or a t at which the last component has all but died away.
     Source: Garcia-Heredia, Fernandez, Alaiz, Deep diffusion maps, arXiv 2505.06087.
     """
@@ -90,21 +90,23 @@ def deep_diffusion_map(
     out = {} if out is None else out
     compute.check_device(device)
     _check(points, affinity.components.shape[0], n_components, t, prototypes, rounds)
-    sigma = np.asarray(affinity.bandwidths[:])
-    described = training.description(points.shape, network, n_components, prototypes, t, bool(np.ptp(sigma) == 0))
+    described = training.description(points.shape, network, n_components, prototypes, t, _one_bandwidth(affinity))
     limits = {"threads": threads, "memory": memory, "scratch": scratch}
     fit = {"rounds": rounds, "seed": seed, "checkpoint": checkpoint, "device": device}
     trained, coordinates = _trained(points, affinity, described, fit, limits)
     made = arrays.make(out, "coordinates", coordinates.shape, np.float32)
     for rows in compute.blocks(len(coordinates), block_cells):
         made[rows] = coordinates[rows]
-    found = _evidence(trained, t) | _saved(trained.network)
+    found, mu = _evidence(trained, t) | _saved(trained.network), trained.ritz.values
     same = {"n_components": n_components, "t": t, "network": network, "prototypes": prototypes, "rounds": rounds}
-    mu = trained.ritz.values
     found |= _measured(points, affinity, coordinates, mu, seed, threads, same) if measure else _unmeasured()
     for name, value in found.items():
         arrays.make(out, name, value.shape, value.dtype)[...] = value
     return DeepDiffusionMap(*(out[name] for name in DeepDiffusionMap._fields))
+
+
+def _one_bandwidth(affinity) -> bool:
+    return bool(np.ptp(np.asarray(affinity.bandwidths[:])) == 0)
 
 
 def _trained(points, affinity, described, fit: dict, limits: dict):

@@ -7,19 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import arrays, compute, exact, placing
+from heatwalk import arrays, compute, novelty, placing
 from heatwalk.diffusion_map import DiffusionMap
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.progress import log, track
 from heatwalk.search import searcher
+from heatwalk.unexplained import Unexplained
 
 _POINTS = 2**17  # placed at a time: lists are then shared by many of them
-_NOVELTY_NEIGHBOR = 15
-_LOCAL = 2 / 3  # power of the local scale in the novelty: 0 is a distance, 1 a ratio of distances
 NO_LABEL = "unassigned"
 _FEW = 20  # cells of a label: the 15th neighbour of a new one is then elsewhere
 _VOTES = 2**23  # points times labels that are counted at a time
-_CALIBRATION = 0.1  # share of the reference set aside where it has no split of its own
 
 
 class Reference(NamedTuple):
@@ -31,6 +29,7 @@ class Reference(NamedTuple):
     map: Any  # DiffusionMap ("nystrom", "landmark") or DeepDiffusionMap ("network")
     split: Any = None  # (cell,), 1 for cells set aside for the calibration of trust
     labels: Any = None  # name -> (cell,), a table or a mapping
+    unexplained: Unexplained | None = None  # what the points do not show of its cells
 
     @classmethod
     def of(cls, results: Mapping[str, Mapping]) -> "Reference":
@@ -43,7 +42,8 @@ class Reference(NamedTuple):
         map_ = kind(**results["deep_diffusion_map" if kind is DeepDiffusionMap else "diffusion_map"])
         graph, cells = Affinity(**results["affinity"]), results["cells"]
         neighbors = Neighbors(**results["neighbors"])
-        return cls(results["pca"]["coordinates"], neighbors, graph, map_, cells["split"], cells["obs"])
+        points, rest = results["pca"]["coordinates"], Unexplained.of(results["pca"], cells)
+        return cls(points, neighbors, graph, map_, cells["split"], cells["obs"], rest)
 
 
 class Extension(NamedTuple):
@@ -58,6 +58,7 @@ class Extension(NamedTuple):
 def extension(
     reference: Reference,
     points,
+    unexplained: Unexplained | None = None,
     *,
     method: str = "auto",
     t: int = 1,
@@ -80,22 +81,23 @@ def extension(
     the trained network (its own t); points need no neighbours for it, but their trust does. "auto": "network" where
     the reference's map is one, else "nystrom".
     novelty(x) = log r(x) - 2/3 mean of log r(y) over the 15 nearest cells y, r the distance to the 15th nearest cell,
-    of those not set aside. trust: the share of the cells set aside that are at least as novel (a conformal p value):
-    of points like the reference's, a share of 5% lies below 0.05.
+    of those not set aside. Where `unexplained` is given of both, distances are between what points share with their
+    like, and what is left of a point at its depth is added (`unexplained.yardstick`). trust: the share of the cells set
+    aside that are at least as novel (a conformal p value): below 0.05 for 5% of points like the reference's.
     transfer: names among `reference.labels`. A point's label is the one with most of sum_y p(x, y) over cells that have
     one, which is its probability; "unassigned" below `min_trust`.
-    points: (point, dimension), as many columns as the reference's. Raises BadInput for other shapes or values.
+    points: (point, dimension), as the reference's; BadInput for other shapes or values.
     Sources: Bengio et al., Out-of-sample extensions (2004); Vovk et al., Algorithmic learning in a random world (2005).
     """
     out = {} if out is None else out
     method = {"auto": "nystrom" if isinstance(reference.map, DiffusionMap) else "network"}.get(method, method)
-    _check(reference, points, method, t, landmarks, min_trust)
-    graph, aside, n_points = placing.graph_of(reference), _aside(reference, seed), points.shape[0]
-    calibration, radius = _novelties(reference, aside, min_trust)
+    _check(reference, points, unexplained, method, t, landmarks, min_trust)
+    graph, n_points = placing.graph_of(reference), points.shape[0]
+    judge = novelty.calibrated(reference, min_trust, seed, unexplained is not None)
     known = {name: coded(reference.labels, reference.points.shape[0], name) for name in transfer}
     arrays.make(out, "coordinates", (n_points, placing.n_modes(reference.map)), np.float32)
-    for name, kind in (("trust", np.float32), ("novelty", np.float32), ("component", np.int32)):
-        arrays.make(out, name, (n_points,), kind)
+    for name in ("trust", "novelty", "component"):
+        arrays.make(out, name, (n_points,), np.int32 if name == "component" else np.float32)
     labels, probability = ({name: np.empty(n_points, kind) for name in known} for kind in (np.int32, np.float32))
     ranges = compute.blocks(n_points, max(1, _POINTS // block_cells) * block_cells)
     with compute.workers(scheduler, threads, scratch) as workers:
@@ -103,13 +105,11 @@ def extension(
         search = searcher(reference.points, graph.width, reference.neighbors.indices, seed, workers)
         for rows in track(ranges, "extension: placing", len(ranges)):
             block = _finite(points, rows)
-            found = search(block)
-            weights = placing.weights(found, graph)
+            weights = placing.weights(found := search(block), graph)
             out["coordinates"][rows] = place(block, found, weights, workers)
             out["component"][rows] = placing.component_of(found, weights, graph)
-            novel = _novelty(found, aside, radius)
-            trust = _share_at_least(calibration, novel)
-            out["novelty"][rows], out["trust"][rows] = novel.astype(np.float32), trust.astype(np.float32)
+            out["novelty"][rows], trust = novelty.judged(found, block, unexplained, rows, judge)
+            out["trust"][rows] = trust.astype(np.float32)
             for name, (values, codes) in known.items():
                 best, probability[name][rows] = _vote(weights, codes[found.names], len(values))
                 labels[name][rows] = np.where(trust < min_trust, len(values), best)
@@ -170,7 +170,7 @@ def _tables(labels: dict, probability: dict, known: dict, n_points: int):
     return pandas.DataFrame(chosen, index=names), pandas.DataFrame(probability, index=names)
 
 
-def _check(reference: Reference, points, method: str, t: int, landmarks: int, min_trust: float) -> None:
+def _check(reference: Reference, points, unexplained, method: str, t: int, landmarks: int, min_trust: float) -> None:
     n_cells, dimension = reference.points.shape
     if method not in ("nystrom", "landmark", "network"):
         raise BadInput(
@@ -190,68 +190,12 @@ def _check(reference: Reference, points, method: str, t: int, landmarks: int, mi
     if not 0 <= min_trust < 1:
         raise BadInput(Problem("HW-EX-006", "min_trust", f"{min_trust} is no share", "set it to at least 0, below 1"))
 
-
-def _check_bound(min_trust: float, n_calibration: int) -> None:
-    """Trust is at least 1 / (1 + number of calibration cells): a bound below that would trust everything."""
-    least = 1 / (1 + n_calibration)
-    if 0 < min_trust <= least:
-        cause = f"min_trust is {min_trust:g}, and no trust by {n_calibration} cells set aside is below {least:.3g}"
-        remedy = f"set extension: min_trust above {least:.3g}, or to 0; or cells: holdout to more for the reference"
-        raise BadInput(Problem("HW-EX-009", "min_trust", cause, remedy))
-
-
-def _aside(reference: Reference, seed: int) -> np.ndarray:
-    """(cell,) bool, those that trust is calibrated on."""
-    if reference.split is not None and np.any(np.asarray(reference.split[:]) == 1):
-        return np.asarray(reference.split[:]) == 1
-    if reference.split is not None:
-        log.warning("extension: the reference holds no cells out: trust is calibrated on cells it was fitted to")
-    n_cells = reference.points.shape[0]
-    aside = np.zeros(n_cells, bool)
-    chosen = np.random.default_rng([seed, 4]).choice(n_cells, max(1, int(_CALIBRATION * n_cells)), replace=False)
-    aside[chosen] = True
-    return aside
-
-
-def _novelties(reference: Reference, aside: np.ndarray, min_trust: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted novelties of the cells set aside, and log r of all cells."""
-    _check_bound(min_trust, int(aside.sum()))
-    neighbors, radius = reference.neighbors, np.empty(len(aside))
-    ranges = compute.blocks(len(aside), compute.BLOCK_CELLS)
-
-    def known(rows: slice) -> exact.Found:
-        return exact.Found(np.asarray(neighbors.indices[rows]), np.asarray(neighbors.distances[rows]))
-
-    for rows in ranges:
-        radius[rows] = _log_radius(known(rows), aside)
-    # Read a second time: all neighbours of a large reference are more than fits.
-    novel = [_novelty(known(rows), aside, radius)[aside[rows]] for rows in ranges]
-    return np.sort(np.concatenate(novel)), radius
-
-
-def _kept(found: exact.Found, aside: np.ndarray) -> np.ndarray:
-    """(query, neighbor) bool: the first 15 neighbours that are not set aside; the nearest where all are."""
-    there = ~aside[found.names]
-    kept = there & (np.cumsum(there, axis=1) <= _NOVELTY_NEIGHBOR)
-    kept[:, 0] |= ~there.any(axis=1)
-    return kept
-
-
-def _log_radius(found: exact.Found, aside: np.ndarray) -> np.ndarray:
-    kept = _kept(found, aside)
-    last = np.where(kept, found.distances, -np.inf).max(axis=1).astype(np.float64)
-    return np.log(np.maximum(last, np.finfo(np.float32).tiny))
-
-
-def _novelty(found: exact.Found, aside: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    kept = _kept(found, aside)
-    local = np.where(kept, radius[found.names], 0).sum(axis=1) / kept.sum(axis=1)
-    return _log_radius(found, aside) - _LOCAL * local
-
-
-def _share_at_least(calibration: np.ndarray, novel: np.ndarray) -> np.ndarray:
-    """(1 + how many are at least as novel) / (1 + how many there are)."""
-    return (1 + len(calibration) - np.searchsorted(calibration, novel, side="left")) / (1 + len(calibration))
+    given = ((unexplained, points, "points"), (reference.unexplained, reference.points, "cells of the reference"))
+    for left, of, name in given:
+        lengths = [values.shape[0] for values in left or ()]
+        if lengths and lengths != 2 * [of.shape[0]]:
+            cause = f"there are {lengths[0]} squared lengths and {lengths[1]} depths for {of.shape[0]} {name}"
+            raise BadInput(Problem("HW-EX-010", "unexplained", cause, "give one of each for every one, in their order"))
 
 
 def _vote(weights: np.ndarray, codes: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -308,7 +308,11 @@ def _generation_metrics(
 def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     n, row, placed = size.n_reference, size.dimension * size.value_bytes, min(size.n_cells, _PLACED)
     gathered = n * row + 4e7 if n <= 20_000 else min(2.0**28, 2 * n * row) + 10e6 * threads
-    held = n * (160 + 8 * size.n_modes) + gathered + placed * (60 * size.n_neighbors + 3 * row + 24 * size.n_modes)
+    held = (
+        n * (160 + 8 * size.n_modes + 4 * size.dimension)
+        + gathered
+        + placed * (60 * size.n_neighbors + 3 * row + 24 * size.n_modes)
+    )
     # Every new cell is compared with a share of the reference, which is divided into lists first.
     seconds = (7e-11 * size.n_cells * n + 4e-6 * n) * (size.dimension + 100) / 150 + 3e-5 * size.n_cells
     return seconds, held, size.n_cells * (4 * size.n_modes + 24), n * row if n > 20_000 else 0

@@ -24,6 +24,8 @@ class Pca(NamedTuple):
     means: Any = None  # (gene,) float64
     scales: Any = None  # (gene,) float64
     unseen: Any = None  # (component,) float64, variance of cells never seen over `variances`
+    unexplained: Any = None  # (cell,) float32, squared length less that of the coordinates
+    left: Any = None  # (gene,) float64, variance that the components leave
 
 
 def pca(
@@ -54,6 +56,8 @@ def pca(
     are summed in order: any number of cores gives the same result.
     reference: the result for the reference of these cells; its means, scales and loadings are used then, a gene that
     the query lacks counts as at its mean, and the variances are those of the query's coordinates.
+    unexplained: |(x - mu) / s|^2 - |coordinates|^2 of every cell; of a query that lacks genes over the share of `left`,
+    diag(C) less what the components have of it, in those that are there.
     Raises BadInput for more components than the data has or an unknown embedding, OutOfResources when the covariance
     does not fit in `memory` bytes.
     """
@@ -76,11 +80,10 @@ def pca(
     covariance /= scales[:, None]
     variances, loadings, total = _decompose(covariance, n_components)
     out["unseen"] = _unseen(covariance, aside / scales, int(train.sum()), n_components)
-    coordinates = arrays.make(out, "coordinates", (n_cells, n_components), np.float32)
-    ranges = compute.blocks(n_cells, block_cells)
-    projected = _projected(cells, selected, means, loadings / scales[:, None], ranges, threads)
-    for rows, values in zip(ranges, track(projected, "pca: projecting", len(ranges)), strict=True):
-        coordinates[rows] = values
+    out["left"] = np.maximum(np.diag(covariance) - (loadings**2 * variances).sum(axis=1), 0)
+    axes, ranges = (selected, means, scales, loadings), compute.blocks(n_cells, block_cells)
+    for _ in _projected(cells, axes, 1.0, ranges, threads, out):
+        pass
     out["variances"], out["total_variance"], out["loadings"] = variances, np.float64(total), loadings
     out["means"], out["scales"] = means, scales
     return Pca(**{name: out[name] for name in Pca._fields})
@@ -105,18 +108,32 @@ def _dense(cells: Cells, selected: np.ndarray, rows: slice) -> np.ndarray:
     return np.asarray(values.toarray() if scipy.sparse.issparse(values) else values, np.float64)
 
 
-def _projected(cells: Cells, selected, means, axes, ranges: list[slice], threads: int | None) -> Iterator[np.ndarray]:
-    """(X - means) axes of every row range, a few dense rows at a time."""
-    step = _rows_at_once(ranges[0].stop, len(selected))
+def _projected(
+    cells: Cells, axes: tuple, share: float, ranges: list[slice], threads: int | None, out: MutableMapping
+) -> Iterator[np.ndarray]:
+    """Write coordinates, and what they leave of the squared lengths over `share`; yields coordinates of every range.
 
-    def project(rows: slice) -> np.ndarray:
-        parts = (
-            slice(rows.start + part.start, rows.start + part.stop)
-            for part in compute.blocks(rows.stop - rows.start, step)
-        )
-        return np.concatenate([(_dense(cells, selected, part) - means) @ axes for part in parts])
+    axes: selected columns, their means and scales, loadings. A few rows are dense at a time.
+    """
+    selected, means, scales, loadings = axes
+    step, n_cells = _rows_at_once(ranges[0].stop, len(selected)), cells.size_factors.shape[0]
+    coordinates = arrays.make(out, "coordinates", (n_cells, loadings.shape[1]), np.float32)
+    unexplained = arrays.make(out, "unexplained", (n_cells,), np.float32)
 
-    return compute.in_order(project, ranges, threads)
+    def project(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        made = []
+        for part in compute.blocks(rows.stop - rows.start, step):
+            values = _dense(cells, selected, slice(rows.start + part.start, rows.start + part.stop))
+            values -= means
+            values /= scales
+            placed = values @ loadings
+            made.append((placed, np.einsum("ij,ij->i", values, values) - (placed**2).sum(axis=1)))
+        return tuple(np.concatenate(parts) for parts in zip(*made, strict=True))
+
+    made = track(compute.in_order(project, ranges, threads), "pca: projecting", len(ranges))
+    for rows, (placed, squared) in zip(ranges, made, strict=True):
+        coordinates[rows], unexplained[rows] = placed, np.maximum(squared, 0) / share
+        yield placed
 
 
 def _rows_at_once(block_cells: int, n_genes: int) -> int:
@@ -201,16 +218,14 @@ def _landed(cells: Cells, reference: Pca, threads: int | None, block_cells: int,
     """A query's cells on the components of its reference."""
     columns, means, scales = (np.asarray(a[:]) for a in (cells.reference_columns, reference.means, reference.scales))
     there, n_cells = columns >= 0, cells.size_factors.shape[0]
-    axes = (np.asarray(reference.loadings[:]) / scales[:, None])[there]
-    coordinates = arrays.make(out, "coordinates", (n_cells, axes.shape[1]), np.float32)
-    ranges, sums, squares = compute.blocks(n_cells, block_cells), 0.0, 0.0
-    projected = _projected(cells, columns[there], means[there], axes, ranges, threads)
-    for rows, values in zip(ranges, track(projected, "pca: projecting", len(ranges)), strict=True):
-        coordinates[rows] = values
+    axes = (columns[there], means[there], scales[there], np.asarray(reference.loadings[:])[there])
+    left, sums, squares = np.zeros(len(means)) if reference.left is None else np.asarray(reference.left[:]), 0.0, 0.0
+    share = max(left[there].sum() / left.sum(), np.finfo(np.float32).eps) if left.any() else 1.0
+    for values in _projected(cells, axes, share, compute.blocks(n_cells, block_cells), threads, out):
         sums, squares = sums + values.sum(axis=0), squares + (values**2).sum(axis=0)
     out["variances"] = np.maximum(squares - sums**2 / n_cells, 0) / max(n_cells - 1, 1)
     out["total_variance"] = np.float64(out["variances"][:].sum())
-    return Pca(out["coordinates"], out["variances"], out["total_variance"])
+    return Pca(out["coordinates"], out["variances"], out["total_variance"], unexplained=out["unexplained"])
 
 
 def _passed_through(given, n_cells: int, columns, reference: Pca | None, block_cells: int, out: MutableMapping) -> Pca:

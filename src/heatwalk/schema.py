@@ -48,6 +48,8 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "variances": Array(("component",), "f", "Variance along every component (divisor n - 1)."),
         "total_variance": Array((), "f", "Variance of all selected genes together."),
         "unseen": Array(("component",), "f", "Variance of cells never seen over that of those seen, 1 at most."),
+        "unexplained": Array(("cell",), "f", "Squared length of a cell less that of its coordinates."),
+        "left": Array(("gene",), "f", "Variance of every selected gene that the components leave."),
     },
     "neighbors": {
         "indices": Array(("cell", "neighbor"), "i", "Nearest other cells, nearest first, ties by index."),
