@@ -75,7 +75,8 @@ def concerns(shown: dict | None) -> list[Concern]:
         found.append(Concern(text, "They may be copies: take more samples, a larger bandwidth, or fewer components."))
     if shown["flagged"] > _LEFT:
         text = f"{shown['flagged']:.0%} of the generated cells left the data."
-        found.append(Concern(text, "Leave them out (heatwalk_flagged), or start from samples."))
+        ways = "" if shown["start"] == "samples" else ", or start from samples"
+        found.append(Concern(text, f"Leave them out (heatwalk_flagged){ways}."))
     value, floor = known.get("coverage", (1.0, 1.0))
     if value < _COVERED * floor:
         text = f"Generated cells cover {value:.0%} of the held-out cells, real ones {floor:.0%}."
