@@ -359,7 +359,7 @@ def test_the_error_of_a_task_arrives_as_it_is(running, error):
 
 @pytest.mark.usefixtures("quiet")
 def test_a_worker_with_another_heatwalk_is_refused(running, monkeypatch):
-    monkeypatch.setattr(cluster, "_code", lambda: "another")
+    monkeypatch.setattr(cluster, "code_in_use", lambda: "another")
     with compute.workers(running.address) as workers, pytest.raises(BadInput, match="HW-CP-001.*the worker at tcp://"):
         list(workers.in_order(abs, [1]))
 
