@@ -29,7 +29,6 @@ qualify: $(READY) ## the long suite: kills at random moments, 500 bit flips, all
 	$(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
 
 cluster-test: $(READY) ## the workflow and Dask on a real Slurm on this machine, started and stopped by the tests
-	$(PIP) install --quiet -r envs/cluster.txt
 	command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update --quiet=2 && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends slurm-wlm munge; } || \
@@ -40,8 +39,8 @@ clean: ## what a run leaves behind; results stay
 	rm -rf .snakemake logs build dist .pytest_cache .ruff_cache
 
 # Exact versions, then heatwalk itself. The neural stages' torch is the large part of the download.
-$(READY): envs/base.txt envs/neural.txt envs/dev.txt pyproject.toml
+$(READY): envs/base.txt envs/neural.txt envs/cluster.txt envs/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -r envs/base.txt -r envs/neural.txt -r envs/dev.txt
+	$(PIP) install --quiet -r envs/base.txt -r envs/neural.txt -r envs/cluster.txt -r envs/dev.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -160,6 +160,7 @@ def check_it_answers(address: str, security=None) -> None:
 
 def _check_it_is_private(address: str) -> None:
     """Refuse a scheduler of another machine that does not ask who we are: it runs what anybody sends it."""
+    import dask
     from distributed.security import Security
 
     kind, _, rest = address.partition("://")
@@ -171,7 +172,8 @@ def _check_it_is_private(address: str) -> None:
         known = kind != "tls" or Security().get_connection_args("client").get("ssl_context")
         cause = "Dask's configuration names no certificates"
     except Exception as error:
-        known, cause = False, f"the certificates of Dask's configuration cannot be used ({error})"
+        ours = [dask.config.get(f"distributed.comm.tls.{name}") for name in ("ca-file", "client.cert", "client.key")]
+        known, cause = False, f"certificates {', '.join(map(str, ours))} cannot be used ({error})"
     if not known:
         names = " ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
         raise _open(cause, f"name the files in {names}")
