@@ -14,7 +14,7 @@ import pytest
 import yaml
 from local_slurm import Node
 from test_cluster import kill_tree, wait_until
-from workflow_runs import OPTIONS, ROOT, heatwalk, prepare, roots, write_counts
+from workflow_runs import OPTIONS, ROOT, STAGES, heatwalk, prepare, roots, write_counts
 
 from heatwalk import store
 
@@ -161,11 +161,13 @@ def test_a_job_that_slurm_kills_for_memory_is_sent_again_with_more(cluster, loca
     folder = prepared(tmp_path / "run", rows=TOYS.splitlines(keepends=True)[0])
     greedy = tmp_path / "greedy"  # as a stage whose memory was foreseen badly
     greedy.write_text(
-        f"#!{sys.executable}\nimport subprocess, sys\nheld = bytearray(b'.') * (700 * 2**20)\n"
+        f"#!{sys.executable}\nimport subprocess, sys\n"
+        "held = bytearray(b'.') * (700 * 2**20 * sys.argv[1].endswith('neighbors.py'))\n"
         f"sys.exit(subprocess.call([{sys.executable!r}, *sys.argv[1:]]))\n"
     )
     greedy.chmod(0o755)
-    done = heatwalk(folder, "run", *RUN, "--set-resources", f"neighbors:python={greedy}", **cluster.environment)
+    python = [f"{stage}:python={greedy}" for stage in STAGES]  # of all, as they share a job
+    done = heatwalk(folder, "run", *RUN, "--set-resources", *python, **cluster.environment)
     assert done.returncode == 0, done.stderr
     assert roots(folder) == local["toy"]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("HW-SL")]
