@@ -23,6 +23,7 @@ AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="nodes with mounts of thei
 PROFILE = ("--workflow-profile", str(ROOT / "workflow" / "profiles" / "slurm"))
 QUICK = ("--slurm-init-seconds-before-status-checks", "3")
 RUN = (*PROFILE, *QUICK)
+PATIENCE = 400  # seconds
 TOYS = "toy\ttoy.h5ad\tcounts\nother\tother.h5ad\tcounts\n"
 
 
@@ -171,7 +172,7 @@ def test_a_job_that_slurm_kills_for_memory_is_sent_again_with_more(cluster, loca
     assert done.returncode == 0, done.stderr
     assert roots(folder) == local["toy"]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("HW-SL")]
-    assert re.match(r"HW-SL-011 small_toy\S* of toy|HW-SL-011 small_toy", line), line
+    assert line.startswith("HW-SL-011 small stages of toy"), line
     memory = [job.split("|") for job in cluster.ask("squeue", "-h", "-t", "all", "-o", "%Z|%m|%k").splitlines()]
     asked = [int(each[1].rstrip("M")) for each in memory if each[0] == str(folder) and each[2].startswith("rule_")]
     assert sorted(asked)[1] == 2 * sorted(asked)[0]
@@ -180,14 +181,14 @@ def test_a_job_that_slurm_kills_for_memory_is_sent_again_with_more(cluster, loca
 def test_cancelled_and_killed_in_the_middle_and_resumed(cluster, local, tmp_path):
     folder = prepared(tmp_path / "run")
     run = start(folder, cluster, "run", *RUN, "--retries", "0")
-    wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), 120)
+    wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), PATIENCE)
     cluster.ask("scancel", *(job[0] for job in jobs_in(cluster, folder, "RUNNING")))
-    assert run.wait(120) == 4
+    assert run.wait(PATIENCE) == 4
     said = [line for line in Path(f"{folder}.err").read_text().splitlines() if line.startswith("HW-SL")]
     assert {line.split()[0] for line in said} == {"HW-SL-015"}
 
     again = start(folder, cluster, "resume", *RUN, "--retries", "0")
-    wait_until(lambda: [job for job in jobs_in(cluster, folder, "RUNNING") if job[3].startswith("rule_")], 120)
+    wait_until(lambda: [job for job in jobs_in(cluster, folder, "RUNNING") if job[3].startswith("rule_")], PATIENCE)
     kill_tree(again.pid)
     again.wait(10)
     left = [job[0] for job in jobs_in(cluster, folder, "RUNNING", "PENDING")]
@@ -218,7 +219,7 @@ def test_a_job_at_its_time_limit_is_sent_again_with_more(cluster, local, tmp_pat
 def test_a_gpu_is_asked_for_where_a_stage_uses_one(cluster, tmp_path):
     folder = prepared(tmp_path / "run", "toy\ttoy.h5ad\tcounts\n", OPTIONS + "threads: 1\ncompute: {device: cuda}\n")
     run = start(folder, cluster, "run", *RUN, "--retries", "0")
-    wait_until(lambda: [job for job in jobs_in(cluster, folder) if job[3].startswith("rule_")], 60)
+    wait_until(lambda: [job for job in jobs_in(cluster, folder) if job[3].startswith("rule_")], PATIENCE)
     (number,) = [job[0] for job in jobs_in(cluster, folder) if job[3].startswith("rule_")]
     assert "TresPerJob=gres:gpu:1" in cluster.ask("scontrol", "show", "job", number)
     kill_tree(run.pid)
@@ -290,7 +291,7 @@ def test_workers_end_when_the_stage_is_killed(cluster, tmp_path):
         ({"partition": "nowhere"}, "HW-SL-004", "there is no partition 'nowhere'"),
         ({"threads": 3}, "HW-CP-004", "no node takes a job of 3 cores"),
         ({"interface": "nope0"}, "HW-CP-004", "no network interface 'nope0'"),
-        pytest.param({"partition": "bare", "wait": 15}, "HW-RS-007", "not found", marks=AS_ROOT),
+        pytest.param({"partition": "bare", "wait": 15}, "HW-RS-007", "No such file", marks=AS_ROOT),
     ],
 )
 def test_workers_that_cannot_come_are_one_line(cluster, tmp_path, given, code, said):

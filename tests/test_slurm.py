@@ -42,8 +42,10 @@ def test_what_slurm_ended_is_told_apart_by_its_log(tmp_path, state):
 
 def test_memory_is_the_reason_where_slurm_cancels_for_it(tmp_path):
     text = "error: StepId=5.batch exceeded memory limit (2 > 1), being killed\n" + LOGS["CANCELLED"]
-    write(tmp_path, "group_small/5.log", text)
-    assert slurm.ended(0, logs=tmp_path) == [("5", "small", "OUT_OF_MEMORY")]
+    write(tmp_path, "group_small_blood_2_affinity_atlas_cells_.../5.log", text)
+    write(tmp_path, "group_small_cells_blood_cells_pca/6.log", text)
+    names = [("5", "small stages of blood_2", "OUT_OF_MEMORY"), ("6", "small stages of blood", "OUT_OF_MEMORY")]
+    assert slurm.ended(0, logs=tmp_path) == names
 
 
 def test_a_node_that_wrote_nothing_is_known_by_what_snakemake_was_told(tmp_path):

@@ -76,6 +76,7 @@ def run(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str
 def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
     """Clear the lock that a killed run left, and go on where it stopped."""
     with _explained():
+        _refuse_jobs()
         _wait_for_orphans()
         if any(Path(".snakemake/locks").glob("*")):
             subprocess.run(
@@ -352,10 +353,10 @@ def _refuse_lock() -> None:
 
 
 def _refuse_jobs() -> None:
-    """Say that jobs of an earlier run are still at work here: unlike programs, they do not end with it."""
+    """Say that jobs of another run are at work here: unlike programs, they do not end with it."""
     numbers = slurm.at_work(Path.cwd())
     if numbers:
-        cause = f"Slurm jobs {first_few(numbers)} of an earlier run are at work in this folder"
+        cause = f"jobs {first_few(numbers)} of Slurm, of another run, are at work in this folder"
         remedy = f"wait until they end, or type: scancel {' '.join(numbers)}"
         raise Locked(Problem("HW-LK-002", f"{Path.cwd()}", cause, remedy))
 

@@ -276,8 +276,11 @@ def ended(since_ns: int, log: Path | None = None, logs: Path = LOGS) -> list[End
 
 
 def _named(path: Path) -> str:
-    """rule_neighbors/blood/12.log: neighbors of blood."""
+    """rule_neighbors/blood/12.log: neighbors of blood; a shared job has the name of its dataset and of its stages."""
     what = path.parts[0].partition("_")[2] or path.parts[0]
+    shared = re.match(r"small_(?:cells_|atlas_)?(.+?)_(?:affinity|atlas|cells)", what)
+    if shared:
+        return f"small stages of {shared[1]}"
     return f"{what} of {path.parts[1]}" if len(path.parts) > 2 else what
 
 
