@@ -1,5 +1,7 @@
 """A real Slurm on this machine for the time of a test: its own keys, its own configuration, several nodes of one host.
 
+    python tests/local_slurm.py COMMAND ...      runs a command on a Slurm of two nodes
+
 Nothing outside of its folder is written. It needs Debian's packages slurm-wlm and munge; as root, nodes may have mounts
 of their own, so that a node without the environment, and one that does not see a folder, are real.
 """
@@ -13,6 +15,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -199,3 +203,18 @@ def _end(processes: list[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+
+
+def main() -> int:
+    if missing():
+        print(missing(), file=sys.stderr)
+        return 4
+    with (
+        tempfile.TemporaryDirectory() as name,
+        slurm(Path(name), [Node("n1", "main"), Node("n2", "main")]) as running,
+    ):
+        return subprocess.run(sys.argv[1:], env={**os.environ, **running.environment}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
