@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint format qualify clean
+.PHONY: run test lint format qualify cluster-test clean
 
 run: $(READY) ## the main job: every dataset of config/datasets.tsv
 	$(BIN)/heatwalk run --cores all
@@ -28,12 +28,19 @@ format: $(READY) ## put code into the form that lint asks for
 qualify: $(READY) ## the long suite: kills at random moments, 500 bit flips, all data sets
 	$(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
 
+cluster-test: $(READY) ## the workflow and Dask on a real Slurm on this machine, started and stopped by the tests
+	command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update --quiet=2 && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends slurm-wlm munge; } || \
+	  echo "no Slurm, and it cannot be installed here (Debian, as root): the tests will say that they are skipped"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m cluster --override-ini "addopts=--strict-markers -ra" tests
+
 clean: ## what a run leaves behind; results stay
 	rm -rf .snakemake logs build dist .pytest_cache .ruff_cache
 
 # Exact versions, then heatwalk itself. The neural stages' torch is the large part of the download.
-$(READY): envs/base.txt envs/neural.txt envs/dev.txt pyproject.toml
+$(READY): envs/base.txt envs/neural.txt envs/cluster.txt envs/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -r envs/base.txt -r envs/neural.txt -r envs/dev.txt
+	$(PIP) install --quiet -r envs/base.txt -r envs/neural.txt -r envs/cluster.txt -r envs/dev.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -51,7 +51,7 @@ class Dask(NamedTuple):
 
 
 @contextlib.contextmanager
-def dask(folder: Path, n_workers: int, **environment: str):
+def dask(folder: Path, n_workers: int, *certificates: str, **environment: str):
     """`dask scheduler` and `dask worker` as people type them, on this machine alone."""
     folder.mkdir()
     options = {
@@ -69,6 +69,7 @@ def dask(folder: Path, n_workers: int, **environment: str):
     try:
         known = folder / "scheduler.json"
         here = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+        here += certificates
         scheduler = start("scheduler", *here, "--port", "0", f"--scheduler-file={known}")
         wait_until(lambda: known.exists() and known.read_text().endswith("}"))
         address = json.loads(known.read_text())["address"]
@@ -359,7 +360,7 @@ def test_the_error_of_a_task_arrives_as_it_is(running, error):
 
 @pytest.mark.usefixtures("quiet")
 def test_a_worker_with_another_heatwalk_is_refused(running, monkeypatch):
-    monkeypatch.setattr(cluster, "_code", lambda: "another")
+    monkeypatch.setattr(cluster, "code_in_use", lambda: "another")
     with compute.workers(running.address) as workers, pytest.raises(BadInput, match="HW-CP-001.*the worker at tcp://"):
         list(workers.in_order(abs, [1]))
 
@@ -429,6 +430,57 @@ def test_a_scheduler_that_dies_in_the_middle_is_said_at_once(tmp_path, points, m
     with dask(tmp_path / "elsewhere", 1) as dying, pytest.raises(OutOfResources, match="HW-RS-005.*lost"):
         make("neighbors", points, {}, scheduler=dying.address)
     assert calls[0] < 30
+
+
+# ---- schedulers of other machines ------------------------------------------------------------------------------------
+
+
+def test_a_scheduler_of_another_machine_is_refused_without_tls(quiet):
+    for address in ("tcp://node7:8786", "tcp://192.0.2.7:8786", "tcp://[2001:db8::7]:8786"):
+        with pytest.raises(BadInput, match="HW-CP-003.*tls://"), compute.workers(address):
+            pass
+
+
+def test_a_scheduler_with_tls_needs_certificates_of_dask_s_configuration(tmp_path, quiet):
+    with pytest.raises(BadInput, match="HW-CP-003.*names no certificates.*CA_FILE"), compute.workers("tls://node7:1"):
+        pass
+    with certificates(ca=tmp_path / "nowhere", cert=tmp_path / "nowhere", key=tmp_path / "nowhere"):
+        said = "HW-CP-003.*nowhere cannot be used .*No such file"
+        with pytest.raises(BadInput, match=said), compute.workers("tls://node7:1"):
+            pass
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_scheduler_with_tls_takes_those_with_a_certificate_alone(tmp_path, monkeypatch):
+    ours, strangers = written_certificates(tmp_path / "ours"), written_certificates(tmp_path / "strangers")
+    given = ["--protocol", "tls", "--tls-ca-file", ours["ca"], "--tls-cert", ours["cert"], "--tls-key", ours["key"]]
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 5)
+    with dask(tmp_path / "elsewhere", 1, *map(str, given)) as running:
+        assert running.address.startswith("tls://")
+        with certificates(**ours), compute.workers(running.address) as workers:
+            assert list(workers.in_order(abs, [-1, -2])) == [1, 2]
+        refused = pytest.raises(OutOfResources, match="HW-RS-005")
+        with certificates(**strangers), refused, compute.workers(running.address):
+            pass
+        with refused, compute.workers(running.address.replace("tls://", "tcp://")):
+            pass
+
+
+def written_certificates(folder: Path) -> dict[str, Path]:
+    from distributed.security import Security
+
+    folder.mkdir()
+    made, names = Security.temporary(), {"ca": "tls_ca_file", "cert": "tls_client_cert", "key": "tls_client_key"}
+    for name, attribute in names.items():
+        (folder / name).write_text(getattr(made, attribute))
+    return {name: folder / name for name in names}
+
+
+def certificates(ca: Path, cert: Path, key: Path):
+    import dask
+
+    names = {"ca-file": ca, "client.cert": cert, "client.key": key}
+    return dask.config.set({f"distributed.comm.tls.{name}": str(path) for name, path in names.items()})
 
 
 # ---- stage programs --------------------------------------------------------------------------------------------------

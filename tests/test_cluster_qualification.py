@@ -290,7 +290,7 @@ def test_workers_with_another_heatwalk_end_a_run_with_2(some, tmp_path, kind):
 def test_a_worker_that_joins_with_another_heatwalk_is_refused(tmp_path, monkeypatch):
     with dask(tmp_path / "elsewhere", 1) as running, compute.workers(running.address) as workers:
         assert list(workers.in_order(abs, [-1])) == [1]
-        monkeypatch.setattr(cluster, "_code", lambda: "another")
+        monkeypatch.setattr(cluster, "code_in_use", lambda: "another")
         with pytest.raises(BadInput, match="HW-CP-001"):
             list(workers.in_order(abs, [-1]))
 

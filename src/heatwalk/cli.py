@@ -1,4 +1,4 @@
-"""The command `heatwalk`: run, resume, plan, validate, verify."""
+"""The command `heatwalk`: run, resume, doctor, plan, validate, verify."""
 
 import json
 import os
@@ -6,14 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from heatwalk import config as configuration
-from heatwalk import store
+from heatwalk import doctor as examination
+from heatwalk import profiles, slurm, store
 from heatwalk.compute import available_threads
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
 from heatwalk.program import explain
@@ -21,6 +22,7 @@ from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 _GRACE_SECONDS = 10
+_LOOK_SECONDS = 15  # between two looks at the jobs of a cluster
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,12 +76,32 @@ def run(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str
 def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
     """Clear the lock that a killed run left, and go on where it stopped."""
     with _explained():
+        _refuse_jobs()
         _wait_for_orphans()
         if any(Path(".snakemake/locks").glob("*")):
             subprocess.run(
                 [*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL
             )
     _end(_run(configfile, cores, ("--rerun-incomplete", *snakemake_arguments)))
+
+
+@main.command(context_settings=_EVERYTHING)
+@_workflow_options
+def doctor(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
+    """Check what a run needs, within a minute and without running it; with a Slurm profile, the cluster and a node too.
+
+    The arguments are those of the run, such as --workflow-profile workflow/profiles/slurm.
+    """
+    with _explained():
+        checked = configuration.Plan(_config(configfile), _top())
+        cluster, failed = profiles.of_arguments(snakemake_arguments), 0
+        for finding in examination.examine(checked, _threads(checked, cores), cluster, _top()):
+            if not finding.problems:
+                click.echo(f"ok   {finding.name}: {finding.said}")
+            for problem in finding.problems:
+                click.echo(f"{problem}", err=True)
+            failed = failed or finding.exit_code
+    sys.exit(failed)
 
 
 @main.command()
@@ -163,18 +185,51 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
     """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
     try:
         plan = configuration.Plan(_config(configfile), _top())
+        cluster = profiles.of_arguments(arguments)
         _refuse_targets(plan, arguments)
         _refuse_lock()
+        _refuse_jobs()
         _refuse_folder()
-        _refuse_what_cannot_fit(plan, cores)
-        started = time.time_ns()
-        code = subprocess.run([*_snakemake(configfile), "--cores", cores, *arguments], check=False).returncode
+        _refuse_what_cannot_fit(plan, plan.config["threads"] if cluster else _threads(plan, cores))
+        started, command = time.time_ns(), [*_snakemake(configfile), *_cores_of(cluster, cores), *arguments]
+        if cluster and not {"-n", "--dry-run", "--dryrun"} & {*arguments}:
+            _say(examination.before_a_run(plan, cluster))
+            code = _watched(command)
+        else:
+            code = subprocess.run(command, check=False).returncode
         new = [failure for failure in failures() if failure["time_ns"] >= started]
         if code and not new:
             _refuse_lock()  # another run was a moment faster
     except HeatwalkError as error:
         return error
-    return new[0]["exit_code"] if code and new else code
+    by_slurm = OutOfResources.exit_code if cluster and slurm.ended(started, _newest_log()) else code
+    return new[0]["exit_code"] if code and new else by_slurm if code else 0
+
+
+def _cores_of(cluster: profiles.Cluster | None, cores: str) -> list[str]:
+    """Of this machine; jobs of a cluster are not bound by them."""
+    return [] if cluster and cores == "all" else ["--cores", cores]
+
+
+def _watched(command: list[str]) -> int:
+    """Run Snakemake, and say what its jobs wait for; its own Ctrl-C cancels them, which takes a moment."""
+    watch = slurm.Watch(Path.cwd())
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            try:
+                process.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                _say(watch.look())
+    return process.returncode
+
+
+def _say(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        click.echo(f"{problem}", err=True)
+
+
+def _newest_log() -> Path | None:
+    return max(Path(".snakemake", "log").glob("*.log"), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _refuse_targets(plan: configuration.Plan, arguments: tuple[str, ...]) -> None:
@@ -195,13 +250,11 @@ def _refuse_targets(plan: configuration.Plan, arguments: tuple[str, ...]) -> Non
             )
 
 
-def _refuse_what_cannot_fit(plan: configuration.Plan, cores: str) -> None:
+def _refuse_what_cannot_fit(plan: configuration.Plan, threads: int) -> None:
     """Say which stage will need more than it may use, before any has begun."""
     from heatwalk import needs
 
-    rows, _ = needs.of_config(
-        plan, _threads(plan, cores), missing_in=Path("results")
-    )  # bad inputs speak for themselves
+    rows, _ = needs.of_config(plan, threads, missing_in=Path("results"))  # bad inputs speak for themselves
     problems = needs.check(rows, configuration.memory_bytes(plan.config["memory"]), Path("results"))
     if problems:
         raise OutOfResources(*problems)
@@ -297,6 +350,15 @@ def _refuse_lock() -> None:
     else:
         cause, remedy = "a run that was killed left its lock", "type: heatwalk resume"
     raise Locked(Problem("HW-LK-002", ".snakemake/locks", cause, remedy))
+
+
+def _refuse_jobs() -> None:
+    """Say that jobs of another run are at work here: unlike programs, they do not end with it."""
+    numbers = slurm.at_work(Path.cwd())
+    if numbers:
+        cause = f"jobs {first_few(numbers)} of Slurm, of another run, are at work in this folder"
+        remedy = f"wait until they end, or type: scancel {' '.join(numbers)}"
+        raise Locked(Problem("HW-LK-002", f"{Path.cwd()}", cause, remedy))
 
 
 def _wait_for_orphans() -> None:

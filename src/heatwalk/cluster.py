@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from heatwalk import compute
+from heatwalk import compute, worker_jobs
 from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem
 from heatwalk.progress import log
 
@@ -34,13 +34,12 @@ _TALKATIVE = {"distributed", "tornado", "asyncio"}  # loggers
 
 @contextmanager
 def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
-    """Workers of a local cluster of processes, or of the scheduler at an address."""
+    """Workers of a local cluster of processes, in jobs of Slurm's, or of the scheduler at an address."""
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         # Of a name used once: a task that outlives a killed run must not find the files of the next run.
         folder = here.folder.resolve()  # a worker may have started elsewhere
-        address = stack.enter_context(_local(here.threads)) if scheduler == "processes" else scheduler
-        client = stack.enter_context(_connected(address))
+        client, threads = _joined(scheduler, here.threads, folder, stack)
         numbers = itertools.count()
 
         @contextmanager
@@ -54,7 +53,22 @@ def workers(scheduler: str, here: compute.Workers) -> Iterator[compute.Workers]:
             finally:
                 path.unlink(missing_ok=True)
 
-        yield compute.Workers(submitting, _Task.result, _wait_for_workers(client), folder, here)
+        yield compute.Workers(submitting, _Task.result, threads, folder, here)
+
+
+def _joined(scheduler: str, threads: int, folder: Path, stack: ExitStack) -> tuple:
+    """A client of the scheduler that was asked for, and the number of its workers' threads."""
+    if scheduler.startswith("slurm"):
+        hired = stack.enter_context(worker_jobs.hired(scheduler, folder))
+        client = stack.enter_context(_connected(hired.address, hired.security))
+        _wait_for_workers(client, hired.allowed.wait, hired.none_came)
+        return client, hired.threads  # more of them come later
+    if scheduler == "processes":
+        client = stack.enter_context(_connected(stack.enter_context(_local(threads))))
+    else:
+        _check_it_is_private(scheduler)
+        client = stack.enter_context(_connected(scheduler))
+    return client, _wait_for_workers(client, _NO_WORKER_SECONDS, _no_workers)
 
 
 @contextmanager
@@ -109,12 +123,12 @@ def dask_setup(worker) -> None:
 
 
 @contextmanager
-def _connected(address: str):
-    """A client of the scheduler at an address."""
+def _connected(address: str, security=None):
+    """A client of the scheduler at an address; security: certificates, those of Dask's own configuration if None."""
     from distributed import Client
 
-    _check_it_answers(address)
-    client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    check_it_answers(address, security)
+    client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     try:
         yield client
     finally:
@@ -122,13 +136,13 @@ def _connected(address: str):
             client.close(timeout=_CLOSE_SECONDS)
 
 
-def _check_it_answers(address: str) -> None:
+def check_it_answers(address: str, security=None) -> None:
     """Ask a scheduler who it is: a client would wait for ever where something listens and says nothing."""
     from distributed.core import rpc
     from distributed.security import Security
 
     async def ask() -> str:
-        async with rpc(address, connection_args=Security().get_connection_args("client")) as there:
+        async with rpc(address, connection_args=(security or Security()).get_connection_args("client")) as there:
             return (await there.identity())["type"]
 
     async def ask_in_time() -> str:
@@ -144,13 +158,38 @@ def _check_it_answers(address: str) -> None:
         raise _lost(cause, "start it, or set compute: scheduler: threads; then type: heatwalk resume")
 
 
+def _check_it_is_private(address: str) -> None:
+    """Refuse a scheduler of another machine that does not ask who we are: it runs what anybody sends it."""
+    import dask
+    from distributed.security import Security
+
+    kind, _, rest = address.partition("://")
+    host = rest.rpartition(":")[0].strip("[]") or rest
+    if kind == "tcp" and not (host in ("localhost", "::1") or host.startswith("127.")):
+        cause = f"{address} is on another machine, and anybody there may run anything by it"
+        raise _open(cause, "start scheduler and workers with --tls-ca-file, --tls-cert and --tls-key, and write tls://")
+    try:
+        known = kind != "tls" or Security().get_connection_args("client").get("ssl_context")
+        cause = "Dask's configuration names no certificates"
+    except Exception as error:
+        ours = [dask.config.get(f"distributed.comm.tls.{name}") for name in ("ca-file", "client.cert", "client.key")]
+        known, cause = False, f"certificates {', '.join(map(str, ours))} cannot be used ({error})"
+    if not known:
+        names = " ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
+        raise _open(cause, f"name the files in {names}")
+
+
+def _open(cause: str, remedy: str) -> BadInput:
+    return BadInput(Problem("HW-CP-003", "compute: scheduler", cause, remedy))
+
+
 class _Task:
     """An item under way."""
 
     def __init__(self, client, path: Path, item):
         self._client = client
         try:
-            self._future = client.submit(_calling(), str(path), _code(), item, pure=False)
+            self._future = client.submit(_calling(), str(path), code_in_use(), item, pure=False)
         except Exception:
             if client.status != "running":
                 raise _scheduler_lost() from None
@@ -209,7 +248,7 @@ def _calling() -> Callable:
 
 def _call(path: str, code: str, item):
     """What a worker does for a task."""
-    if _code() != code:
+    if code_in_use() != code:
         from distributed import get_worker
 
         raise _other_code(f"the worker at {get_worker().address}")
@@ -235,7 +274,7 @@ def _one_blas_thread() -> None:
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
+def code_in_use() -> str:
     """Hash of heatwalk, and the versions of what computes for it: a result is published under the code that made it."""
     versions = [(name, importlib.import_module(name).__version__) for name in _LIBRARIES]
     digest = hashlib.sha256(repr(versions).encode())
@@ -244,12 +283,12 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _wait_for_workers(client) -> int:
+def _wait_for_workers(client, seconds: float, none: Callable[[], HeatwalkError]) -> int:
     """Threads of all workers, of which there is at least one."""
-    deadline = time.monotonic() + _NO_WORKER_SECONDS
+    deadline = time.monotonic() + seconds
     while not (found := _n_threads(client)):
         if time.monotonic() > deadline:
-            raise _no_workers()
+            raise none()
         time.sleep(0.2)
     return found
 

@@ -6,7 +6,11 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
-_NO_RESULT = {"heatwalk.forecast"}  # whatever is foreseen, a stage that runs gives the same
+_NO_RESULT = {
+    "heatwalk.forecast",
+    "heatwalk.slurm",
+    "heatwalk.worker_jobs",
+}  # neither what is foreseen nor who computes
 
 
 def code_hash(program: Path) -> str:

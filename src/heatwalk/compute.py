@@ -51,9 +51,11 @@ def workers(
 ) -> Iterator[Workers]:
     """Workers for the time of the block.
 
-    scheduler: "threads"; "processes", started here, as many as threads; or the address of a Dask scheduler whose
-    workers see the same files and the same heatwalk. scratch: where they share files, in a folder of this call's own;
-    without one, memory for threads, unless `files` are asked for, and a temporary folder otherwise.
+    scheduler: "threads"; "processes", started here, as many as threads; "slurm://PARTITION?jobs=2&interface=ib0", in
+    jobs for the time of the block (worker_jobs.Allowed has every option); or the address of a Dask scheduler. Workers
+    see the same files and the same heatwalk: on other machines, scratch is a folder that all see.
+    scratch: where they share files, in a folder of this call's own; without one, memory for threads, unless `files` are
+    asked for, and a temporary folder otherwise.
     """
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread())

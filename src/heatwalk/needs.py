@@ -24,24 +24,36 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
     missing_in: a results folder; datasets whose results all stand there are left out.
     """
     rows, problems = [], []
-    for name, dataset in plan.datasets.items():
+    for name in plan.datasets:
         stages = plan.wanted(name)
         if missing_in and all((missing_in / name / stage / "manifest.json").exists() for stage in stages):
             continue
-        memory = memory_bytes(plan.config["memory"])
         try:
-            size = _size(plan, name)
-            if dataset.reference:
-                known = _size(plan, dataset.reference)
-                # Its graph and its components are those of the reference.
-                own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
-                size = size._replace(n_reference=known.n_cells, **own)
+            size = size_of(plan, name)
         except BadInput as error:
             problems += error.problems
             continue
-        limits = {"threads": threads, "memory": memory, "block_cells": plan.config["block_cells"]}
-        rows += [Row(name, stage, size.n_cells, forecast.forecast(stage, size, **limits)) for stage in stages]
+        needs = of_dataset(plan, size, stages, threads)
+        rows += [Row(name, stage, size.n_cells, need) for stage, need in needs.items()]
     return rows, problems
+
+
+def of_dataset(plan: Plan, size: forecast.Size, stages: list[str], threads: int) -> dict[str, Need]:
+    """The needs of stages of a dataset of a size."""
+    memory = memory_bytes(plan.config["memory"])
+    limits = {"threads": threads, "memory": memory, "block_cells": plan.config["block_cells"]}
+    return {stage: forecast.forecast(stage, size, **limits) for stage in stages}
+
+
+def size_of(plan: Plan, name: str) -> forecast.Size:
+    """The size of a dataset, by its source and that of its reference."""
+    size, reference = _size(plan, name), plan.datasets[name].reference
+    if reference:
+        known = _size(plan, reference)
+        # Its graph and its components are those of the reference.
+        own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
+        size = size._replace(n_reference=known.n_cells, **own)
+    return size
 
 
 def _size(plan: Plan, name: str) -> forecast.Size:
@@ -49,7 +61,7 @@ def _size(plan: Plan, name: str) -> forecast.Size:
     options = {stage: plan.options(name, stage) for stage in STAGES}
     with opened(plan, name) as source:
         size = forecast.of_source(source, plan.datasets[name].kind, options)
-        return size._replace(**plan.config["compute"])
+        return size._replace(**{name: plan.config["compute"][name] for name in ("scheduler", "device")})
 
 
 def check(rows: list[Row], memory: int, results: Path) -> list[Problem]:

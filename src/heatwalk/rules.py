@@ -1,6 +1,7 @@
 """What the rules of the workflow ask: targets, sources, parameters, and the command line of a stage program."""
 
 import atexit
+import functools
 import json
 import os
 import shlex
@@ -8,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from heatwalk import store
+from heatwalk import jobs, needs, slurm, store, worker_jobs
 from heatwalk.code import code_hash
 from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
+from heatwalk.forecast import Need
 from heatwalk.inputs import resolve
 
 
@@ -29,8 +31,7 @@ class Rules(Plan):
         except BadInput as error:
             raise WorkflowError(str(error)) from None
         self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
-        self.scheduler, self.device = (self.config["compute"][key] for key in ("scheduler", "device"))
-        self.memory = memory_bytes(self.config["memory"])
+        self._workflow = workflow
         # One value for this run and for the jobs that it sends to a cluster.
         self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
         # As a module with a prefix, Snakemake would look for a relative source below that prefix.
@@ -114,31 +115,78 @@ class Rules(Plan):
 
         return named
 
+    def resources(self, stage: str) -> dict:
+        """What a job asks of a cluster, and what lies where: unlike commands and params these change without a rerun.
+
+        Memory (mem_mb) and time (runtime) are those of the plan, and grow with every attempt. `memory` is what the
+        program may use where it has a choice: whatever a cluster gives, results are the same.
+        """
+
+        def mem_mb(wildcards, threads, attempt) -> int:
+            return jobs.megabytes(self._need(wildcards.dataset, stage, threads), attempt)
+
+        def runtime(wildcards, threads, attempt) -> int:
+            return jobs.minutes(self._need(wildcards.dataset, stage, threads), attempt)
+
+        compute = self.config["compute"]
+        given = {"mem_mb": mem_mb, "runtime": runtime, "memory": str(memory_bytes(self.config["memory"]))}
+        given |= {"home": str(self.top), "python": self.python}
+        given |= {"scheduler": self._scheduler()} if stage in SCHEDULED else {}
+        given |= {"device": compute["device"], "gpu": int(compute["device"] != "cpu")} if stage in ON_DEVICE else {}
+        return given | ({"places": self._places()} if stage == "cells" else {})
+
+    def _scheduler(self) -> str:
+        """Who computes, in one word."""
+        compute = self.config["compute"]
+        return worker_jobs.written(compute["slurm"]) if compute["scheduler"] == "slurm" else compute["scheduler"]
+
+    def group(self, stage: str):
+        """The job that a stage shares with others where all of them are small; local runs have none."""
+
+        def shared(wildcards) -> str | None:
+            if not self._workflow.non_local_exec:  # a dry run would show groups that a run here does not have
+                return None
+            return jobs.together(wildcards.dataset, self._needs(wildcards.dataset, self.threads)).get(stage)
+
+        return shared
+
+    def _need(self, dataset: str, stage: str, threads: int) -> Need:
+        return self._needs(dataset, threads).get(stage) or self._unforeseen()
+
+    def _unforeseen(self) -> Need:
+        return Need(3600, memory_bytes(self.config["memory"]), 0, 0)
+
+    @functools.cache  # noqa: B019 - one plan a process
+    def _needs(self, dataset: str, threads: int) -> dict[str, Need]:
+        """What every stage of a dataset will need, by its source."""
+        stages = self.wanted(dataset)
+        try:
+            return needs.of_dataset(self, self._size(dataset), stages, threads)
+        except BadInput:  # the program of the stage says why, with the exit code of bad input
+            return dict.fromkeys(stages, self._unforeseen())
+
+    @functools.cache  # noqa: B019
+    def _size(self, dataset: str):
+        return needs.size_of(self, dataset)
+
     def command(self, stage: str) -> str:
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
 
-        `exec` makes the program a child of Snakemake itself, so that it ends with it. What lies where on this machine
-        comes through resources: unlike commands and params they may change, and folders move, without a rerun.
+        `exec` makes the program a child of Snakemake itself, so that it ends with it.
         """
         fixed = (
             f"PYTHONPATH={{resources.home:q}}/src exec {{resources.python:q}} {{resources.home:q}}/scripts/{stage}.py"
         )
         options = "--options {params.options:q} --code {params.code:q} --block-cells {params.block_cells:q}"
         options += " --request={params.request:q}"
-        machine = "--threads {threads} --memory {resources.mem_mb}000000 --log {log:q} --result {output:q}"
+        machine = "--threads {threads} --memory {resources.memory} --log {log:q} --result {output:q}"
         machine += " --scheduler {resources.scheduler:q}" if stage in SCHEDULED else ""
         machine += " --device {resources.device:q}" if stage in ON_DEVICE else ""
         # Sources are no results.
         given = " --inputs {input.reference:q}" if stage == "cells" else " --inputs {input:q}"
         return f"{fixed} {options} {machine}{given}"
 
-    @property
-    def home(self) -> str:
-        """The folder with scripts/ and src/."""
-        return str(self.top)
-
-    @property
-    def places(self) -> str:
+    def _places(self) -> str:
         """Where sources may lie, as arguments of the program of `cells`, quoted."""
         return shlex.join(["--base", str(self.base), *(part for root in self.roots for part in ("--root", str(root)))])
 
@@ -169,10 +217,14 @@ class Rules(Plan):
             return []  # the program of the stage says why, with the exit code of bad input
 
 
-def say_why_it_failed(session: str, results: Path = Path("results")) -> None:
-    """Print what the stages that failed in this run said, one line each, after everything that Snakemake has to say."""
+def say_why_it_failed(session: str, logs: list[str], results: Path = Path("results")) -> None:
+    """Print what the stages that failed in this run said, one line each, after everything that Snakemake has to say.
+
+    And what Slurm ended, with its reason; logs: Snakemake's own.
+    """
     new = [failure for failure in failures(results) if failure["time_ns"] >= int(session)]
     lines = [line for failure in new for line in failure["lines"]]
+    lines += [f"{job.problem}" for job in slurm.ended(int(session), Path(logs[0]) if logs else None)]
     atexit.register(lambda: print(*lines, sep="\n", file=sys.stderr, flush=True) if lines else None)
 
 

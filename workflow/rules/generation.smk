@@ -7,13 +7,13 @@ rule particles:
         "logs/{dataset}/particles.log",
     benchmark:
         "logs/{dataset}/particles.benchmark.tsv"
+    group:
+        heatwalk_rules.group("particles")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("particles"),
     params:
         options=heatwalk_rules.options_of("particles"),
         code=heatwalk_rules.code("particles"),
@@ -33,14 +33,13 @@ rule random_walk:
         "logs/{dataset}/random_walk.log",
     benchmark:
         "logs/{dataset}/random_walk.benchmark.tsv"
+    group:
+        heatwalk_rules.group("random_walk")
     conda:
         "../../envs/neural.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        device=heatwalk_rules.device,
+        **heatwalk_rules.resources("random_walk"),
     params:
         options=heatwalk_rules.options_of("random_walk"),
         code=heatwalk_rules.code("random_walk"),
@@ -60,13 +59,13 @@ rule generation_metrics:
         "logs/{dataset}/generation_metrics.log",
     benchmark:
         "logs/{dataset}/generation_metrics.benchmark.tsv"
+    group:
+        heatwalk_rules.group("generation_metrics")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("generation_metrics"),
     params:
         options=heatwalk_rules.options_of("generation_metrics"),
         code=heatwalk_rules.code("generation_metrics"),

@@ -7,15 +7,13 @@ rule neighbors:
         "logs/{dataset}/neighbors.log",
     benchmark:
         "logs/{dataset}/neighbors.benchmark.tsv"
+    group:
+        heatwalk_rules.group("neighbors")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        scheduler=heatwalk_rules.scheduler,
-        device=heatwalk_rules.device,
+        **heatwalk_rules.resources("neighbors"),
     params:
         options=heatwalk_rules.options_of("neighbors"),
         code=heatwalk_rules.code("neighbors"),
@@ -36,14 +34,13 @@ rule affinity:
         "logs/{dataset}/affinity.log",
     benchmark:
         "logs/{dataset}/affinity.benchmark.tsv"
+    group:
+        heatwalk_rules.group("affinity")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        scheduler=heatwalk_rules.scheduler,
+        **heatwalk_rules.resources("affinity"),
     params:
         options=heatwalk_rules.options_of("affinity"),
         code=heatwalk_rules.code("affinity"),
@@ -62,14 +59,13 @@ rule diffusion_map:
         "logs/{dataset}/diffusion_map.log",
     benchmark:
         "logs/{dataset}/diffusion_map.benchmark.tsv"
+    group:
+        heatwalk_rules.group("diffusion_map")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        scheduler=heatwalk_rules.scheduler,
+        **heatwalk_rules.resources("diffusion_map"),
     params:
         options=heatwalk_rules.options_of("diffusion_map"),
         code=heatwalk_rules.code("diffusion_map"),
@@ -89,14 +85,13 @@ rule curvature:
         "logs/{dataset}/curvature.log",
     benchmark:
         "logs/{dataset}/curvature.benchmark.tsv"
+    group:
+        heatwalk_rules.group("curvature")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        scheduler=heatwalk_rules.scheduler,
+        **heatwalk_rules.resources("curvature"),
     params:
         options=heatwalk_rules.options_of("curvature"),
         code=heatwalk_rules.code("curvature"),
@@ -116,13 +111,13 @@ rule pseudotime:
         "logs/{dataset}/pseudotime.log",
     benchmark:
         "logs/{dataset}/pseudotime.benchmark.tsv"
+    group:
+        heatwalk_rules.group("pseudotime")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("pseudotime"),
     params:
         options=heatwalk_rules.options_of("pseudotime"),
         code=heatwalk_rules.code("pseudotime"),

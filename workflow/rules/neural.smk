@@ -8,14 +8,13 @@ rule deep_diffusion_map:
         "logs/{dataset}/deep_diffusion_map.log",
     benchmark:
         "logs/{dataset}/deep_diffusion_map.benchmark.tsv"
+    group:
+        heatwalk_rules.group("deep_diffusion_map")
     conda:
         "../../envs/neural.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        device=heatwalk_rules.device,
+        **heatwalk_rules.resources("deep_diffusion_map"),
     params:
         options=heatwalk_rules.options_of("deep_diffusion_map"),
         code=heatwalk_rules.code("deep_diffusion_map"),
@@ -35,14 +34,13 @@ rule extension:
         "logs/{dataset}/extension.log",
     benchmark:
         "logs/{dataset}/extension.benchmark.tsv"
+    group:
+        heatwalk_rules.group("extension")
     conda:
         "../../envs/neural.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        scheduler=heatwalk_rules.scheduler,
+        **heatwalk_rules.resources("extension"),
     params:
         options=heatwalk_rules.options_of("extension"),
         code=heatwalk_rules.code("extension"),

@@ -8,14 +8,13 @@ rule cells:
         "logs/{dataset}/cells.log",
     benchmark:
         "logs/{dataset}/cells.benchmark.tsv"
+    group:
+        heatwalk_rules.group("cells")
     conda:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        places=heatwalk_rules.places,
+        **heatwalk_rules.resources("cells"),
     params:
         options=heatwalk_rules.options_of("cells"),
         code=heatwalk_rules.code("cells"),
@@ -38,13 +37,13 @@ rule pca:
         "logs/{dataset}/pca.log",
     benchmark:
         "logs/{dataset}/pca.benchmark.tsv"
+    group:
+        heatwalk_rules.group("pca")
     conda:
         "../../envs/base.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("pca"),
     params:
         options=heatwalk_rules.options_of("pca"),
         code=heatwalk_rules.code("pca"),

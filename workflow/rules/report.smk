@@ -7,13 +7,13 @@ rule atlas:
         "logs/{dataset}/atlas.log",
     benchmark:
         "logs/{dataset}/atlas.benchmark.tsv"
+    group:
+        heatwalk_rules.group("atlas")
     conda:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("atlas"),
     params:
         options=heatwalk_rules.options_of("atlas"),
         code=heatwalk_rules.code("atlas"),
@@ -32,13 +32,13 @@ rule report:
         "logs/{dataset}/report.log",
     benchmark:
         "logs/{dataset}/report.benchmark.tsv"
+    group:
+        heatwalk_rules.group("report")
     conda:
         "../../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
+        **heatwalk_rules.resources("report"),
     params:
         options=heatwalk_rules.options_of("report"),
         code=heatwalk_rules.code("report"),
