@@ -1,4 +1,4 @@
-"""The command `heatwalk`: run, resume, plan, validate, verify."""
+"""The command `heatwalk`: run, resume, batch, plan, validate, verify."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -16,7 +16,7 @@ from heatwalk import config as configuration
 from heatwalk import store
 from heatwalk.compute import available_threads
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
-from heatwalk.program import explain
+from heatwalk.program import die_with_parent, explain
 from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -75,10 +75,7 @@ def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[
     """Clear the lock that a killed run left, and go on where it stopped."""
     with _explained():
         _wait_for_orphans()
-        if any(Path(".snakemake/locks").glob("*")):
-            subprocess.run(
-                [*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL
-            )
+        _unlock(configfile)
     _end(_run(configfile, cores, ("--rerun-incomplete", *snakemake_arguments)))
 
 
@@ -157,6 +154,54 @@ def verify(path: Path, as_json: bool) -> None:
     else:
         click.echo("\n".join(map(str, problems)) or f"{path}: all {len(folders)} results are whole")
     sys.exit(BadInput.exit_code if problems else 0)
+
+
+@main.command(context_settings=_EVERYTHING)
+@_workflow_options
+@click.option("--inbox", type=click.Path(path_type=Path), help="Folder whose new files become rows of the table.")
+@click.option("--reference", default="", help="Dataset that files of the inbox are mapped onto.")
+@click.option("--stages", default="", help="What is made of each file; empty: atlas,report.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a change after which a file of the inbox has arrived.",
+)
+def batch(configfile, cores, snakemake_arguments, inbox, reference, stages, settle) -> None:
+    """Map new queries onto their references: rows of the table, and files of an inbox; bad ones are quarantined.
+
+    Prints one summary line. Exit code 2 when anything was quarantined, 3 when another run is at work.
+    """
+    from heatwalk import batch as batches
+
+    if {"-n", "--dry-run", "--dryrun"} & set(snakemake_arguments):
+        raise click.UsageError("a batch takes files and cannot be tried out; `heatwalk validate FILE` looks at one")
+
+    def snakemake(arguments: list[str], log: Path) -> int:
+        log.parent.mkdir(exist_ok=True)
+        command = [*_snakemake(configfile), "--cores", cores, *arguments]
+        command += [] if "-n" in arguments else snakemake_arguments
+        with open(log, "w") as printed:
+            done = subprocess.run(command, check=False, stdout=printed, stderr=printed, preexec_fn=die_with_parent)
+        if done.returncode:
+            _refuse_lock()  # another run was a moment faster
+        return done.returncode
+
+    with _explained(), ExitStack() as held:
+        _refuse_folder()
+        held.enter_context(batches.lock())
+        _wait_for_orphans()
+        _unlock(configfile)
+        run = batches.Run(lambda: configuration.Plan(_config(configfile), _top()), snakemake)
+        given = batches.opened(run.plan(), inbox, reference, stages, settle) if inbox else None
+        if given:
+            held.enter_context(batches.lock_inbox(inbox))
+        counts, code = batches.batch(run, given, lambda line: click.echo(line, err=True))
+        summary = f"heatwalk batch: {counts}"
+        batches.note(summary)
+        click.echo(summary)
+        sys.exit(code)
 
 
 def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -> HeatwalkError | int:
@@ -299,6 +344,12 @@ def _refuse_lock() -> None:
     raise Locked(Problem("HW-LK-002", ".snakemake/locks", cause, remedy))
 
 
+def _unlock(configfile: tuple[Path, ...]) -> None:
+    """Remove the workflow's lock, whose holder is dead."""
+    if any(Path(".snakemake/locks").glob("*")):
+        subprocess.run([*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL)
+
+
 def _wait_for_orphans() -> None:
     """Stage programs end with the Snakemake that started them; give them a moment, and refuse a run that lives."""
     deadline = time.monotonic() + _GRACE_SECONDS
@@ -316,6 +367,8 @@ def _explained() -> Iterator[None]:
         yield
     except HeatwalkError as error:
         _end(error)
+    except OSError as error:
+        _end(explain(error, Path("results")))
 
 
 def _end(outcome: HeatwalkError | int) -> None:

@@ -39,7 +39,7 @@ MAPS = {
 _SHOW_THE_MAP = ("atlas", "report")
 _OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
 # A query has no graph and no map of its own.
-_OF_A_QUERY = {
+OF_A_QUERY = {
     "cells": (),
     "pca": ("cells",),
     "extension": ("pca",),
@@ -122,7 +122,7 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
     ('cells', 'pca', 'neighbors', 'affinity', 'atlas', 'deep_diffusion_map')
     """
     if row.reference:
-        return _OF_A_QUERY[stage]
+        return OF_A_QUERY[stage]
     if stage in _OPTIONAL:
         return DEPENDS[stage] + MAPS[row.map][:1]
     generator = next((name for name in GENERATORS if name in row.stages), GENERATORS[0])
@@ -236,7 +236,7 @@ class Plan:
     """
 
     def __init__(self, config: dict, top: Path):
-        schemas = top / "workflow" / "schemas"
+        self.top, schemas = top, top / "workflow" / "schemas"
         self.config = complete(config, load(top / "config" / "config.yaml"))
         problems = check(self.config, schemas)
         if problems:
@@ -251,7 +251,7 @@ class Plan:
         if problems:
             raise BadInput(*problems)
         self.datasets = {name: self._with_optional(row) for name, row in self.datasets.items()}
-        self.base = table.parent
+        self.table, self.base = table, table.parent
         roots = [self.base / root for root in self.config["roots"]] or [self.base]
         self.roots = [*roots, *filter(None, [installed_data()])]
 
@@ -290,10 +290,10 @@ class Plan:
             cause = f"reference {row.reference!r} is " + ("a query itself" if reference else "no dataset of this table")
             known = first_few([name for name, other in self.datasets.items() if not other.reference])
             return [Problem("HW-CF-012", where, cause, f"use one of: {known or 'none; add a row without a reference'}")]
-        problems, other = [], [stage for stage in row.stages if stage not in _OF_A_QUERY]
+        problems, other = [], [stage for stage in row.stages if stage not in OF_A_QUERY]
         if other:
             cause = f"a query has no {', '.join(other)}: it lands in the map of its reference"
-            problems.append(Problem("HW-CF-013", where, cause, f"leave stages to {', '.join(_OF_A_QUERY)}"))
+            problems.append(Problem("HW-CF-013", where, cause, f"leave stages to {', '.join(OF_A_QUERY)}"))
         if row.map != "spectral":
             cause = f"map is {row.map}: a query lands in the map of its reference"
             problems.append(Problem("HW-CF-013", where, cause, "leave map empty"))

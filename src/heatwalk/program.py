@@ -119,7 +119,7 @@ class Job:
 
 def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
-    _die_with_parent()
+    die_with_parent()
     arguments = _parser().parse_args()
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
     try:
@@ -261,7 +261,7 @@ def _record_failure(path: Path, error: HeatwalkError) -> None:
         progress.log.debug("the failure could not be recorded in %s", path)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process with the workflow that started it: an orphan would go on writing."""
     if sys.platform == "linux":
         import ctypes

@@ -26,6 +26,7 @@ from heatwalk import schema
 from heatwalk.compute import BLOCK_CELLS
 from heatwalk.draft import Draft
 from heatwalk.errors import BadInput, Locked, Problem, first_few
+from heatwalk.lock import hold
 
 FORMAT = 1
 # Names that publication gives: data under its hash, and a file on its way to its name.
@@ -369,21 +370,6 @@ def read_json(path: Path):
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the right to write one result, or raise Locked that names the holder; the kernel frees a dead one's lock."""
-    import fcntl
-    import socket
-
     path = work_folder(folder).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            remedy = "wait until it ends, or stop it, and run again"
-            raise Locked(Problem("HW-LK-001", f"{folder}", f"{holder} is writing this result", remedy)) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    with hold(path, "HW-LK-001", f"{folder}", "writing this result"):
         yield
-    finally:
-        os.close(descriptor)
