@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heatwalk import store
-from heatwalk.config import OF_A_QUERY, Plan, fingerprint
+from heatwalk.config import OF_A_QUERY, Plan
 from heatwalk.errors import BadInput, HeatwalkError, Problem, first_few
 from heatwalk.inbox import Inbox
-from heatwalk.inputs import resolve
+from heatwalk.inputs import fingerprint, resolve
 from heatwalk.lock import hold
 
 LOG = Path("logs", "batch.log")
@@ -289,7 +289,7 @@ def _still_bad(plan: Plan, name: str, inbox: Inbox | None) -> bool:
 def _judged(plan: Plan, name: str) -> str:
     row = plan.datasets[name]
     try:
-        source = fingerprint([path for _, path in resolve(row.source, base=plan.base, roots=plan.roots)])
+        source = fingerprint(place for _, place in resolve(row.source, base=plan.base, roots=plan.roots))
     except BadInput as error:
         source = str(error)
     stages = plan.wanted(name)

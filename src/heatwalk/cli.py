@@ -6,15 +6,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from heatwalk import config as configuration
-from heatwalk import store
+from heatwalk import remote, remote_commands, store
 from heatwalk.compute import available_threads
+from heatwalk.ending import end as _end
+from heatwalk.ending import explained as _explained
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
 from heatwalk.program import die_with_parent, explain
 from heatwalk.rules import failures
@@ -27,6 +28,10 @@ _GRACE_SECONDS = 10
 @click.version_option(package_name="heatwalk")
 def main() -> None:
     """Diffusion geometry for cell atlases. Exit codes: 2 bad input, 3 locked, 4 resources."""
+
+
+for _command in (remote_commands.publish, remote_commands.fetch):
+    main.add_command(_command)
 
 
 def _workflow_options(command):
@@ -140,14 +145,21 @@ def validate(input_source: str, kind: str, layer: str, columns: str, as_json: bo
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path("results"))
+@click.argument("path", default="results")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(path: Path, as_json: bool) -> None:
-    """Check every result at or under PATH against its own hashes; exit 0 when all is whole, 2 otherwise."""
-    folders = store.results_under(path) if path.exists() else []
-    if not folders:
-        _end(BadInput(Problem("HW-ST-006", f"{path}", "there are no results here", "name a results folder")))
-    problems = [problem for folder in folders for problem in store.verify(folder)]
+def verify(path: str, as_json: bool) -> None:
+    """Check every result at or under PATH against its own hashes; exit 0 when all is whole, 2 otherwise.
+
+    PATH is a folder, or s3://BUCKET/FOLDER.
+    """
+    from heatwalk import remote_store
+
+    place = remote_store if remote.is_remote(path) else store
+    with _explained():
+        folders = place.results_under(path) if place is remote_store or Path(path).exists() else []
+        if not folders:
+            raise BadInput(Problem("HW-ST-006", path, "there are no results here", "name a results folder"))
+        problems = [problem for folder in folders for problem in place.verify(folder)]
     if as_json:
         found = [problem._asdict() for problem in problems]
         click.echo(json.dumps({"results": len(folders), "whole": not problems, "problems": found}, indent=1))
@@ -174,6 +186,7 @@ def batch(configfile, cores, snakemake_arguments, inbox, reference, stages, sett
     Prints one summary line. Exit code 2 when anything was quarantined, 3 when another run is at work.
     """
     from heatwalk import batch as batches
+    from heatwalk import remote_store
 
     if {"-n", "--dry-run", "--dryrun"} & set(snakemake_arguments):
         raise click.UsageError("a batch takes files and cannot be tried out; `heatwalk validate FILE` looks at one")
@@ -197,18 +210,23 @@ def batch(configfile, cores, snakemake_arguments, inbox, reference, stages, sett
         given = batches.opened(run.plan(), inbox, reference, stages, settle) if inbox else None
         if given:
             held.enter_context(batches.lock_inbox(inbox))
+        remote_store.reach(run.plan())
         counts, code = batches.batch(run, given, lambda line: click.echo(line, err=True))
         summary = f"heatwalk batch: {counts}"
         batches.note(summary)
         click.echo(summary)
+        remote_store.publish_plan(run.plan(), Path("results"))
         sys.exit(code)
 
 
 def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -> HeatwalkError | int:
     """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
+    from heatwalk import remote_store
+
     try:
         plan = configuration.Plan(_config(configfile), _top())
         _refuse_targets(plan, arguments)
+        remote_store.reach(plan)
         _refuse_lock()
         _refuse_folder()
         _refuse_what_cannot_fit(plan, cores)
@@ -217,6 +235,8 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
         new = [failure for failure in failures() if failure["time_ns"] >= started]
         if code and not new:
             _refuse_lock()  # another run was a moment faster
+        if not code and not {"-n", "--dry-run", "--dryrun"} & set(arguments):
+            remote_store.publish_plan(plan, Path("results"))
     except HeatwalkError as error:
         return error
     return new[0]["exit_code"] if code and new else code
@@ -358,24 +378,6 @@ def _wait_for_orphans() -> None:
             _refuse_lock()
             return
         time.sleep(0.2)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """A failure within the block is printed as its lines, and ends the command with its exit code."""
-    try:
-        yield
-    except HeatwalkError as error:
-        _end(error)
-    except OSError as error:
-        _end(explain(error, Path("results")))
-
-
-def _end(outcome: HeatwalkError | int) -> None:
-    if isinstance(outcome, HeatwalkError):
-        click.echo("\n".join(map(str, outcome.problems)), err=True)
-        sys.exit(outcome.exit_code)
-    sys.exit(outcome)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import hashlib
 import importlib.util
 import math
 import re
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.remote import is_remote
 from heatwalk.schema import GENERATORS
 
 DEPENDS = {
@@ -76,7 +76,6 @@ SCHEDULED = (
     "extension",
 )  # stages whose blocks Dask's workers may compute
 ON_DEVICE = ("neighbors", "deep_diffusion_map", "random_walk")  # stages that may use a GPU
-_HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -252,7 +251,8 @@ class Plan:
             raise BadInput(*problems)
         self.datasets = {name: self._with_optional(row) for name, row in self.datasets.items()}
         self.table, self.base = table, table.parent
-        roots = [self.base / root for root in self.config["roots"]] or [self.base]
+        listed = [root if is_remote(root) else self.base / root for root in self.config["roots"]]
+        roots = listed or [self.base]
         self.roots = [*roots, *filter(None, [installed_data()])]
 
     def options(self, dataset: str, stage: str) -> dict:
@@ -358,18 +358,6 @@ def memory_bytes(text: str | int) -> int:
         raise BadInput(Problem("HW-CF-008", "memory", f"{text!r} is no amount of memory", "write it like 4GB"))
     number, unit, binary = match.groups()
     return int(float(number) * (1024 ** "kMGT".index(unit) * 1024 if binary and unit else _UNITS[unit]))
-
-
-def fingerprint(paths: list[Path]) -> str:
-    """Short hash by which a changed source is noticed, whatever its time of change says."""
-    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-    small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
-    digest = hashlib.sha256()
-    for file in files:
-        state = file.stat()
-        digest.update(f"{file.name} {state.st_size}\n".encode())
-        digest.update(file.read_bytes() if small else str(state.st_mtime_ns).encode())
-    return digest.hexdigest()[:16] if files else ""
 
 
 def _not_finite(value, where: str) -> list[Problem]:

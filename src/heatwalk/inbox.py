@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from heatwalk.config import Plan
 from heatwalk.errors import BadInput, Problem
+from heatwalk.remote import is_remote
 from heatwalk.store import read_json, replace_file
 from heatwalk.table import with_row, without_row
 
@@ -219,7 +220,7 @@ def _check_folder(folder: Path, plan: Plan) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(Problem("HW-BA-001", where, "cannot be written", "files are moved within it: allow that"))
     real = folder.resolve()
-    if not any(real.is_relative_to(Path(root).resolve()) for root in plan.roots):
+    if not any(real.is_relative_to(Path(root).resolve()) for root in plan.roots if not is_remote(root)):
         cause = "lies outside the folders that may be read"
         raise BadInput(Problem("HW-BA-001", where, cause, f"add {real} to `roots`, or move it below {plan.base}"))
     if _MEANING_IN_A_SOURCE.search(os.path.relpath(real, plan.table.resolve().parent)):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, load, memory_bytes, needed
 from heatwalk.errors import BadInput
-from heatwalk.inputs import resolve
+from heatwalk.inputs import fingerprint, resolve
+from heatwalk.remote import is_remote
 
 
 class Rules(Plan):
@@ -50,14 +51,16 @@ class Rules(Plan):
         """Files and folders of a dataset's source, for Snakemake to wait for."""
         here = Path.cwd()
         # Snakemake would take braces for wildcards; such a source is watched by its fingerprint alone.
-        paths = [path for path in self._paths(wildcards) if not {"{", "}"} & set(str(path))]
+        # So is an object of a store.
+        places = [place for place in self._places(wildcards) if not is_remote(place)]
+        paths = [path for path in places if not {"{", "}"} & set(str(path))]
         if self.prefix:
             return [str(path) for path in paths]
         return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
 
     def fingerprint(self, wildcards) -> str:
         """Notices a source whose content changed, also when its time of change did not."""
-        return fingerprint([path for path in self._paths(wildcards) if path.exists()])
+        return fingerprint(place for place in self._places(wildcards) if is_remote(place) or place.exists())
 
     def source(self, wildcards) -> str:
         """The row of a dataset as the stage `cells` takes it, JSON."""
@@ -162,9 +165,9 @@ class Rules(Plan):
             )
         return self.datasets[wildcards.dataset]
 
-    def _paths(self, wildcards) -> list[Path]:
+    def _places(self, wildcards) -> list[Path | str]:
         try:
-            return [path for _, path in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
+            return [place for _, place in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
         except BadInput:
             return []  # the program of the stage says why, with the exit code of bad input
 
