@@ -11,7 +11,7 @@ from pathlib import Path
 from heatwalk import store
 from heatwalk.code import code_hash
 from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, load, memory_bytes, needed
-from heatwalk.errors import BadInput
+from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs import fingerprint, resolve
 from heatwalk.remote import is_remote
 
@@ -22,8 +22,8 @@ class Rules(Plan):
     def __init__(self, config: dict, folder, workflow):
         from snakemake.exceptions import WorkflowError
 
-        self.top = Path(folder.get_path_or_uri(secret_free=False)).resolve().parent
         try:
+            self.top = _clone(Path(folder.get_path_or_uri(secret_free=False)).resolve().parent)
             for path in workflow.configfiles:
                 load(Path(path))  # Snakemake read it already, but takes a key that stands twice
             super().__init__(config, self.top)
@@ -170,6 +170,18 @@ class Rules(Plan):
             return [place for _, place in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
         except BadInput:
             return []  # the program of the stage says why, with the exit code of bad input
+
+
+def _clone(beside: Path) -> Path:
+    """The folder with scripts/ and config/: that of the Snakefile; or, where Snakemake reads that from a git server (as
+    `snakedeploy` has it), the clone that this heatwalk is installed from.
+    """
+    for place in (beside, Path(__file__).resolve().parents[2]):
+        if (place / "scripts" / "cells.py").is_file():
+            return place
+    cause = "the programs of the stages are neither beside the Snakefile nor beside the installed heatwalk"
+    remedy = "clone the repository, and type: pip install --editable CLONE"
+    raise BadInput(Problem("HW-CF-022", f"{beside}", cause, remedy))
 
 
 def say_why_it_failed(session: str, results: Path = Path("results")) -> None:
