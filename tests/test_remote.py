@@ -287,6 +287,29 @@ def test_a_changed_object_reruns_what_is_made_from_it(stored, keys, tmp_path, mo
         system().pipe_file("workflow/in/toy.h5ad", before)
 
 
+def test_an_object_is_validated_by_its_url(stored, keys, tmp_path):
+    done = heatwalk(tmp_path, "validate", "s3://workflow/in/toy.h5ad", **keys)
+    assert (done.returncode, done.stdout) == (0, "s3://workflow/in/toy.h5ad: no problems\n"), done.stderr
+
+
+def test_batches_are_published_too_and_nothing_moves_without_credentials(stored, keys, tmp_path):
+    folder = shutil.copytree(stored[0], tmp_path / "batches", symlinks=True)
+    options = (folder / "config" / "config.yaml").read_text().replace("s3://workflow/out", "s3://workflow/batches")
+    (folder / "config" / "config.yaml").write_text(options.replace("roots: [", "roots: [., "))
+    (folder / "config" / "inbox").mkdir()
+    write_counts(folder / "config" / "inbox" / "new.h5ad", n_cells=40, seed=1)
+    batch = ("batch", "--inbox", "config/inbox", "--stages", "extension", "--settle", "0", "--cores", "2")
+    code, lines, _ = said(folder, *batch, AWS_ENDPOINT_URL=keys["AWS_ENDPOINT_URL"])
+    assert (code, lines.count("\n")) == (4, 1)
+    assert "HW-RM-001" in lines
+    assert (folder / "config" / "inbox" / "new.h5ad").exists()
+    done = heatwalk(folder, *batch, **keys)
+    assert (done.returncode, done.stdout) == (0, "heatwalk batch: 1 mapped, 0 quarantined\n"), done.stderr
+    assert heatwalk(folder, "verify", "s3://workflow/batches/new", **keys).stdout == (
+        "s3://workflow/batches/new: all 3 results are whole\n"
+    )
+
+
 @pytest.mark.parametrize("seconds", [1.0, 1.6, 2.2, 2.8])
 def test_a_publisher_that_is_killed_leaves_no_torn_result(stored, keys, bucket, seconds):
     folder, url = stored[0], f"{bucket}/out"

@@ -316,7 +316,7 @@ def _request(source: str, kind: str, layer: str, columns: str) -> dict:
     """How to open a path of the working folder."""
     path = Path(source)
     parts = [source] if path.exists() else [part.partition("=")[2] or part for part in source.split(";")]
-    roots = {Path(os.path.abspath(part)).parent for part in parts}
+    roots = {_beside(part) for part in parts}
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     installed = filter(None, [configuration.installed_data()])
     return {
@@ -327,6 +327,11 @@ def _request(source: str, kind: str, layer: str, columns: str) -> dict:
         "base": Path(),
         "roots": [*roots, *installed],
     }
+
+
+def _beside(part: str) -> Path | str:
+    """The folder, or the URL, that a source lies in."""
+    return part.rpartition("/")[0] if remote.is_remote(part) else Path(os.path.abspath(part)).parent
 
 
 def _others() -> list[int]:
