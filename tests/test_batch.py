@@ -1,6 +1,7 @@
 """Batches: taken once, mapped once or quarantined, whatever is delivered, started twice or killed."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -99,6 +100,50 @@ def test_content_taken_before_is_set_aside_and_other_content_of_the_name_gets_an
         (folder / "inbox" / "a.csv").write_text(text)
         assert opened().take(folder / "inbox" / "a.csv", plan().datasets) == expected
     assert [path.read_text() for path in (folder / "inbox" / "duplicates").iterdir()] == ["1"]
+
+
+def test_names_that_are_ours_or_no_text_do_no_harm(folder):
+    names = [b"delivery.json", b"report.txt", b"caf\xe9.csv"]
+    for name in names:
+        (folder / "inbox" / os.fsdecode(name)).write_bytes(name)
+    for path in opened().arrivals()[0]:
+        opened().take(path, plan().datasets)
+    rows = [row for name, row in plan().datasets.items() if name != "toy"]
+    assert sorted((folder / row.source).read_bytes() for row in rows) == sorted(names)
+    for row in rows:
+        place = opened().quarantine(row.name, ["a line"])
+        assert "a line" in (place / "report.txt").read_text()
+    (folder / "inbox" / "report.txt").symlink_to("/etc/hostname")
+    place = opened().refuse(folder / "inbox" / "report.txt", [])
+    assert (place / "report.txt").read_text().startswith("report.txt, seen")
+
+
+def test_content_is_the_sha256_that_everybody_computes(folder):
+    (folder / "inbox" / "a.csv").write_text("abc")
+    assert inbox.content(folder / "inbox" / "a.csv") == hashlib.sha256(b"abc").hexdigest()
+    found = []
+    for name, text in (("one", "1"), ("two", "1"), ("three", "2")):
+        (folder / "inbox" / name).mkdir()
+        (folder / "inbox" / name / "matrix.mtx").write_text(text)
+        found.append(inbox.content(folder / "inbox" / name))
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_the_others_are_taken(simple, monkeypatch):
+    deliver(simple, "a", "b")
+    real = inbox.hash_file
+
+    def failing(path):
+        if path.name == "a.csv":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(inbox, "hash_file", failing)
+    said: list[str] = []
+    counts, code = run(said)
+    assert (code, counts.mapped, counts.quarantined) == (2, ["b"], ["a.csv"])
+    assert said[0].startswith("HW-BA-002 inbox/a.csv: cannot be read ([Errno 13] Permission denied)")
+    assert (simple / "inbox" / "quarantine" / "a" / "a.csv").exists()
 
 
 def test_links_and_special_files_are_refused_unread(folder):
@@ -410,14 +455,16 @@ def test_ten_batches_by_two_overlapping_timers(mapped, tmp_path):
     assert [line.partition(" ")[2] for line in lines] == [worked[0].strip(), done.stdout.strip()]
 
 
-def kill_and_go_on(mapped, folder, seconds: float) -> None:
-    """kill -9 of a batch so long after its start; the next start ends as if nothing had been."""
+def kill_and_go_on(mapped, folder, milestone: str) -> None:
+    """kill -9 of a batch when a file appears; the next start ends as if nothing had been."""
     shutil.copytree(mapped, folder, symlinks=True)
     before = of_the_reference(folder)
     write_counts(folder / "inbox" / "new.h5ad", n_cells=30, seed=1)
     write_counts(folder / "inbox" / "few.h5ad", n_cells=30, n_genes=20)
     killed = start(folder)
-    time.sleep(seconds)
+    while not (folder / milestone).exists():
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     done = heatwalk(folder, *BATCH)
@@ -431,13 +478,31 @@ def kill_and_go_on(mapped, folder, seconds: float) -> None:
 
 
 def test_a_batch_that_is_killed_is_gone_on_with(mapped, tmp_path):
-    kill_and_go_on(mapped, tmp_path / "killed", 8.0)
+    kill_and_go_on(mapped, tmp_path / "killed", "results/new/cells/manifest.json")
 
 
 @pytest.mark.qualification
-@pytest.mark.parametrize("seconds", [0.5 + 0.75 * number for number in range(20)])
-def test_a_batch_killed_at_any_moment_is_gone_on_with(mapped, tmp_path, seconds):
-    kill_and_go_on(mapped, tmp_path / "killed", seconds)
+@pytest.mark.parametrize(
+    "milestone",
+    [
+        "inbox/.batch.lock",
+        "inbox/taken/few",
+        "inbox/taken/few/few.h5ad",
+        "inbox/taken/new/delivery.json",
+        "inbox/taken/new/new.h5ad",
+        "inbox/quarantine/few/report.txt",
+        "logs/batch.plan.log",
+        "logs/batch.snakemake.log",
+        ".snakemake/locks/0.output.lock",
+        "results/.work/new/cells.lock",
+        "results/.work/new/cells",
+        "results/new/pca/manifest.json",
+        "results/.work/new/extension",
+        "results/new/extension/manifest.json",
+    ],
+)
+def test_a_batch_killed_at_any_stage_is_gone_on_with(mapped, tmp_path, milestone):
+    kill_and_go_on(mapped, tmp_path / "killed", milestone)
 
 
 def test_a_batch_while_the_workflow_runs_ends_with_3_and_moves_nothing(mapped, tmp_path):

@@ -25,8 +25,9 @@ from typing import NamedTuple
 
 from heatwalk.config import Plan
 from heatwalk.errors import BadInput, Problem
+from heatwalk.files import hash_file, replace_file
 from heatwalk.remote import is_remote
-from heatwalk.store import read_json, replace_file
+from heatwalk.store import read_json
 from heatwalk.table import with_row, without_row
 
 FOLDERS = ("taken", "quarantine", "duplicates")
@@ -144,7 +145,7 @@ class Inbox:
         home = self.taken / name
         text = f"{delivery.file}, received {delivery.received}, SHA-256 {delivery.sha256}"
         lines = [line.replace(f"{home.resolve()}{os.sep}", "") for line in lines]  # where it will no longer lie
-        replace_file(home / "report.txt", "\n".join([text, *lines, ""]).encode())
+        replace_file(home / "report.txt", _bytes("\n".join([text, *lines, ""])))
         without_row(self.table, name)
         target = self._place(name)
         home.rename(target)
@@ -154,9 +155,8 @@ class Inbox:
         """Move an arrival that is not even read to `quarantine`, with its report; where it is then."""
         target = self._place(_free_name(path.name, ()))
         target.mkdir()
-        replace_file(
-            target / "report.txt", "\n".join([f"{path.name}, seen {_now()}", *map(str, problems), ""]).encode()
-        )
+        lines = [f"{path.name}, seen {_now()}", *map(str, problems), ""]
+        replace_file(target / "report.txt", _bytes("\n".join(lines)))
         path.rename(target / _plain(path.name))
         return target
 
@@ -171,20 +171,26 @@ class Inbox:
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of the files of a folder; BadInput of what is not read."""
+    """SHA-256 of a file, or of the sorted lines "name SHA-256" of a folder's files; BadInput of what is not read."""
     odd = [other for other in [path, *path.rglob("*")] if other.is_symlink() or not (other.is_dir() or other.is_file())]
     if odd:
         remedy = "deliver a copy with its files: cp -rL"
         raise BadInput(Problem("HW-IN-004", f"{path}", f"{odd[0].name} is a link or a special file", remedy))
-    lines = []
     try:
-        for file in sorted(_files(path)):
-            with open(file, "rb") as opened:
-                lines.append(f"{file.relative_to(path)} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n")
-    except PermissionError as error:
+        hashes = {file: hash_file(file) for file in sorted(_files(path))}
+    except FileNotFoundError:
+        raise
+    except OSError as error:
         remedy = "make it readable for the user that runs `heatwalk batch`, and put it into the inbox again"
         raise BadInput(Problem("HW-BA-002", f"{path}", f"cannot be read ({error})", remedy)) from None
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    if path in hashes:
+        return hashes[path]
+    lines = "".join(f"{file.relative_to(path)} {digest}\n" for file, digest in hashes.items())
+    return hashlib.sha256(_bytes(lines)).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def _files(path: Path) -> list[Path]:
@@ -229,8 +235,9 @@ def _check_folder(folder: Path, plan: Plan) -> None:
 
 
 def _plain(file: str) -> str:
-    """The name of a file without what means something in a table or in a source."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", file).lstrip(".-") or "file"
+    """The name of a file without what means something in a table or in a source, and not one of ours."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", file).lstrip(".-") or "file"
+    return f"file-{plain}" if plain in ("delivery.json", "report.txt") else plain
 
 
 def _free_name(file: str, used: Iterable[str], keep: bool = False) -> str:

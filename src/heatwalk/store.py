@@ -1,4 +1,4 @@
-"""How results lie on disk: create, publish, read, verify. No other module knows.
+"""How results lie on disk: create, publish, read, verify. No other module knows; `remote_store` copies its names.
 
     results/{dataset}/{stage}/manifest.json           the only name that ever changes, and the last to change
                               <root>.zarr/            the data; named by its content, so that nothing is overwritten

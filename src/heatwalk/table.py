@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from heatwalk.store import replace_file
+from heatwalk.files import replace_file
 
 
 def with_row(path: Path, row: Mapping[str, str]) -> None:
