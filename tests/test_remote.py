@@ -77,6 +77,26 @@ def test_a_folder_is_fetched_whole_and_a_changed_source_anew(bucket, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+def test_samples_in_a_store_are_one_input_in_any_format(bucket, tmp_path, monkeypatch):
+    import anndata
+
+    monkeypatch.chdir(tmp_path)
+    write_counts(tmp_path / "day0.h5ad", n_cells=20, seed=1)
+    write_counts(tmp_path / "day3.h5ad", n_cells=30, seed=2)
+    with anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        anndata.read_h5ad(tmp_path / "day3.h5ad").write_zarr(tmp_path / "day3.zarr")
+    place = bucket.removeprefix("s3://")
+    system().put_file(str(tmp_path / "day0.h5ad"), f"{place}/in/day0.h5ad")
+    system().put(str(tmp_path / "day3.zarr") + "/", f"{place}/in/day3.zarr", recursive=True)
+    asked = {"kind": "counts", "base": tmp_path, "roots": [f"{bucket}/in"]}
+    source = f"day0={bucket}/in/day0.h5ad;day3={bucket}/in/day3.zarr"
+    assert inputs.validate(source, **asked) == []
+    with inputs.open_input(source, **asked) as cells:
+        assert cells.obs["sample"].value_counts().to_dict() == {"day0": 20, "day3": 30}
+        assert sum(block.shape[0] for block in cells.blocks(16)) == 50
+
+
 def test_a_source_must_lie_below_a_url_of_roots(bucket, tmp_path):
     put(f"{bucket}/a/x.csv", b"x,y\n1,2\n")
     for roots_, name in (([tmp_path], "a/x.csv"), ([f"{bucket}/ab"], "a/x.csv"), ([f"{bucket}/a"], "a/../b/x.csv")):
