@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint format qualify cluster-test clean
+.PHONY: run test lint format environments qualify cluster-test clean
 
 run: $(READY) ## the main job: every dataset of config/datasets.tsv
 	$(BIN)/heatwalk run --cores all
@@ -19,6 +19,9 @@ lint: $(READY) ## ruff, snakefmt, snakemake --lint, import-linter
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python -m snakemake --lint --quiet
 	$(BIN)/lint-imports --no-logo
+
+environments: ## write the conda files again after a change of the pip files
+	$(PYTHON) envs/conda.py
 
 format: $(READY) ## put code into the form that lint asks for
 	$(BIN)/ruff check --fix .

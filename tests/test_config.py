@@ -9,6 +9,7 @@ import pytest
 
 from heatwalk import config
 from heatwalk.errors import BadInput
+from heatwalk.inputs import fingerprint
 from heatwalk.rules import Rules
 
 ROOT = Path(__file__).parents[1]
@@ -172,13 +173,13 @@ def test_amounts_that_are_none_are_refused(text):
 def test_fingerprint_sees_content_not_time(tmp_path):
 
     path = written(tmp_path / "x", "one")
-    first = config.fingerprint([path])
+    first = fingerprint([path])
     os.utime(path, (1, 1))
-    assert config.fingerprint([path]) == first
+    assert fingerprint([path]) == first
     written(path, "two")
     os.utime(path, (1, 1))
-    assert config.fingerprint([path]) != first
-    assert config.fingerprint([tmp_path]) == config.fingerprint([path])
+    assert fingerprint([path]) != first
+    assert fingerprint([tmp_path]) == fingerprint([path])
 
 
 QUERY_HEADER = "name\tsource\tkind\tspace\tmap\treference\tstages\n"

@@ -11,7 +11,7 @@ from heatwalk.config import Plan, memory_bytes
 from heatwalk.errors import BadInput, Problem
 from heatwalk.extension import coded
 from heatwalk.generation_metrics import FEWEST
-from heatwalk.inputs import Input, open_input
+from heatwalk.inputs import Input, open_input, validate
 from heatwalk.query import settle
 from heatwalk.schema import GENERATORS
 
@@ -38,6 +38,14 @@ def problems(plan: Plan, name: str, results: Path) -> list[Problem]:
             return _beside(plan, name, new, known, results / row.reference / "cells")
     except BadInput as error:  # of the reference's source
         return list(error.problems)
+
+
+def everything(plan: Plan, name: str, results: Path) -> list[Problem]:
+    """All that is wrong with a dataset before it runs: its source by itself, and then beside what is asked of it."""
+    row, memory = plan.datasets[name], memory_bytes(plan.config["memory"])
+    source = {key: getattr(row, key) for key in ("source", "kind", "layer", "columns")}
+    found = validate(**source, base=plan.base, roots=plan.roots, memory=memory)
+    return found or problems(plan, name, results)
 
 
 def _conditions(plan: Plan, name: str, stage: str) -> list[Problem]:

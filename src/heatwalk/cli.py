@@ -1,4 +1,4 @@
-"""The command `heatwalk`: run, resume, doctor, plan, validate, verify."""
+"""The command `heatwalk`: run, resume, batch, doctor, plan, validate, verify."""
 
 import json
 import os
@@ -6,18 +6,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from heatwalk import config as configuration
 from heatwalk import doctor as examination
-from heatwalk import profiles, slurm, store
+from heatwalk import profiles, remote, remote_commands, slurm, store
 from heatwalk.compute import available_threads
+from heatwalk.ending import end as _end
+from heatwalk.ending import explained as _explained
 from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
-from heatwalk.program import explain
+from heatwalk.program import die_with_parent, explain
 from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -29,6 +31,10 @@ _LOOK_SECONDS = 15  # between two looks at the jobs of a cluster
 @click.version_option(package_name="heatwalk")
 def main() -> None:
     """Diffusion geometry for cell atlases. Exit codes: 2 bad input, 3 locked, 4 resources."""
+
+
+for _command in (remote_commands.publish, remote_commands.fetch):
+    main.add_command(_command)
 
 
 def _workflow_options(command):
@@ -78,10 +84,7 @@ def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[
     with _explained():
         _refuse_jobs()
         _wait_for_orphans()
-        if any(Path(".snakemake/locks").glob("*")):
-            subprocess.run(
-                [*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL
-            )
+        _unlock(configfile)
     _end(_run(configfile, cores, ("--rerun-incomplete", *snakemake_arguments)))
 
 
@@ -165,14 +168,21 @@ def validate(input_source: str, kind: str, layer: str, columns: str, as_json: bo
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path("results"))
+@click.argument("path", default="results")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(path: Path, as_json: bool) -> None:
-    """Check every result at or under PATH against its own hashes; exit 0 when all is whole, 2 otherwise."""
-    folders = store.results_under(path) if path.exists() else []
-    if not folders:
-        _end(BadInput(Problem("HW-ST-006", f"{path}", "there are no results here", "name a results folder")))
-    problems = [problem for folder in folders for problem in store.verify(folder)]
+def verify(path: str, as_json: bool) -> None:
+    """Check every result at or under PATH against its own hashes; exit 0 when all is whole, 2 otherwise.
+
+    PATH is a folder, or s3://BUCKET/FOLDER.
+    """
+    from heatwalk import remote_store
+
+    place = remote_store if remote.is_remote(path) else store
+    with _explained():
+        folders = place.results_under(path) if place is remote_store or Path(path).exists() else []
+        if not folders:
+            raise BadInput(Problem("HW-ST-006", path, "there are no results here", "name a results folder"))
+        problems = [problem for folder in folders for problem in place.verify(folder)]
     if as_json:
         found = [problem._asdict() for problem in problems]
         click.echo(json.dumps({"results": len(folders), "whole": not problems, "problems": found}, indent=1))
@@ -181,12 +191,66 @@ def verify(path: Path, as_json: bool) -> None:
     sys.exit(BadInput.exit_code if problems else 0)
 
 
+@main.command(context_settings=_EVERYTHING)
+@_workflow_options
+@click.option("--inbox", type=click.Path(path_type=Path), help="Folder whose new files become rows of the table.")
+@click.option("--reference", default="", help="Dataset that files of the inbox are mapped onto.")
+@click.option("--stages", default="", help="What is made of each file; empty: atlas,report.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a change after which a file of the inbox has arrived.",
+)
+def batch(configfile, cores, snakemake_arguments, inbox, reference, stages, settle) -> None:
+    """Map new queries onto their references: rows of the table, and files of an inbox; bad ones are quarantined.
+
+    Prints one summary line. Exit code 2 when anything was quarantined, 3 when another run is at work.
+    """
+    from heatwalk import batch as batches
+    from heatwalk import remote_store
+
+    if {"-n", "--dry-run", "--dryrun"} & set(snakemake_arguments):
+        raise click.UsageError("a batch takes files and cannot be tried out; `heatwalk validate FILE` looks at one")
+
+    def snakemake(arguments: list[str], log: Path) -> int:
+        log.parent.mkdir(exist_ok=True)
+        command = [*_snakemake(configfile), "--cores", cores, *arguments]
+        command += [] if "-n" in arguments else snakemake_arguments
+        with open(log, "w") as printed:
+            done = subprocess.run(command, check=False, stdout=printed, stderr=printed, preexec_fn=die_with_parent)
+        if done.returncode:
+            _refuse_lock()  # another run was a moment faster
+        return done.returncode
+
+    with _explained(), ExitStack() as held:
+        _refuse_folder()
+        held.enter_context(batches.lock())
+        _wait_for_orphans()
+        _unlock(configfile)
+        run = batches.Run(lambda: configuration.Plan(_config(configfile), _top()), snakemake)
+        given = batches.opened(run.plan(), inbox, reference, stages, settle) if inbox else None
+        if given:
+            held.enter_context(batches.lock_inbox(inbox))
+        remote_store.reach(run.plan())
+        counts, code = batches.batch(run, given, lambda line: click.echo(line, err=True))
+        summary = f"heatwalk batch: {counts}"
+        batches.note(summary)
+        click.echo(summary)
+        remote_store.publish_plan(run.plan(), Path("results"))
+        sys.exit(code)
+
+
 def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -> HeatwalkError | int:
     """Check the configuration, run Snakemake, and find out what a failed stage ended with."""
+    from heatwalk import remote_store
+
     try:
         plan = configuration.Plan(_config(configfile), _top())
         cluster = profiles.of_arguments(arguments)
         _refuse_targets(plan, arguments)
+        remote_store.reach(plan)
         _refuse_lock()
         _refuse_jobs()
         _refuse_folder()
@@ -200,6 +264,8 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
         new = [failure for failure in failures() if failure["time_ns"] >= started]
         if code and not new:
             _refuse_lock()  # another run was a moment faster
+        if not code and not {"-n", "--dry-run", "--dryrun"} & set(arguments):
+            remote_store.publish_plan(plan, Path("results"))
     except HeatwalkError as error:
         return error
     by_slurm = OutOfResources.exit_code if cluster and slurm.ended(started, _newest_log()) else code
@@ -304,7 +370,7 @@ def _request(source: str, kind: str, layer: str, columns: str) -> dict:
     """How to open a path of the working folder."""
     path = Path(source)
     parts = [source] if path.exists() else [part.partition("=")[2] or part for part in source.split(";")]
-    roots = {Path(os.path.abspath(part)).parent for part in parts}
+    roots = {_beside(part) for part in parts}
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     installed = filter(None, [configuration.installed_data()])
     return {
@@ -315,6 +381,11 @@ def _request(source: str, kind: str, layer: str, columns: str) -> dict:
         "base": Path(),
         "roots": [*roots, *installed],
     }
+
+
+def _beside(part: str) -> Path | str:
+    """The folder, or the URL, that a source lies in."""
+    return part.rpartition("/")[0] if remote.is_remote(part) else Path(os.path.abspath(part)).parent
 
 
 def _others() -> list[int]:
@@ -361,6 +432,12 @@ def _refuse_jobs() -> None:
         raise Locked(Problem("HW-LK-002", f"{Path.cwd()}", cause, remedy))
 
 
+def _unlock(configfile: tuple[Path, ...]) -> None:
+    """Remove the workflow's lock, whose holder is dead."""
+    if any(Path(".snakemake/locks").glob("*")):
+        subprocess.run([*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL)
+
+
 def _wait_for_orphans() -> None:
     """Stage programs end with the Snakemake that started them; give them a moment, and refuse a run that lives."""
     deadline = time.monotonic() + _GRACE_SECONDS
@@ -369,22 +446,6 @@ def _wait_for_orphans() -> None:
             _refuse_lock()
             return
         time.sleep(0.2)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """A failure within the block is printed as its lines, and ends the command with its exit code."""
-    try:
-        yield
-    except HeatwalkError as error:
-        _end(error)
-
-
-def _end(outcome: HeatwalkError | int) -> None:
-    if isinstance(outcome, HeatwalkError):
-        click.echo("\n".join(map(str, outcome.problems)), err=True)
-        sys.exit(outcome.exit_code)
-    sys.exit(outcome)
 
 
 if __name__ == "__main__":

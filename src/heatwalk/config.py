@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import hashlib
 import importlib.util
 import math
 import re
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from heatwalk.errors import BadInput, Problem, first_few
+from heatwalk.remote import is_remote
 from heatwalk.schema import GENERATORS
 
 DEPENDS = {
@@ -39,7 +39,7 @@ MAPS = {
 _SHOW_THE_MAP = ("atlas", "report")
 _OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
 # A query has no graph and no map of its own.
-_OF_A_QUERY = {
+OF_A_QUERY = {
     "cells": (),
     "pca": ("cells",),
     "extension": ("cells", "pca"),
@@ -76,7 +76,6 @@ SCHEDULED = (
     "extension",
 )  # stages whose blocks Dask's workers may compute
 ON_DEVICE = ("neighbors", "deep_diffusion_map", "random_walk")  # stages that may use a GPU
-_HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -122,7 +121,7 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
     ('cells', 'pca', 'neighbors', 'affinity', 'atlas', 'deep_diffusion_map')
     """
     if row.reference:
-        return _OF_A_QUERY[stage]
+        return OF_A_QUERY[stage]
     if stage in _OPTIONAL:
         return DEPENDS[stage] + MAPS[row.map][:1]
     generator = next((name for name in GENERATORS if name in row.stages), GENERATORS[0])
@@ -236,7 +235,7 @@ class Plan:
     """
 
     def __init__(self, config: dict, top: Path):
-        schemas = top / "workflow" / "schemas"
+        self.top, schemas = top, top / "workflow" / "schemas"
         self.config = complete(config, load(top / "config" / "config.yaml"))
         problems = check(self.config, schemas)
         if problems:
@@ -251,8 +250,9 @@ class Plan:
         if problems:
             raise BadInput(*problems)
         self.datasets = {name: self._with_optional(row) for name, row in self.datasets.items()}
-        self.base = table.parent
-        roots = [self.base / root for root in self.config["roots"]] or [self.base]
+        self.table, self.base = table, table.parent
+        listed = [root if is_remote(root) else self.base / root for root in self.config["roots"]]
+        roots = listed or [self.base]
         self.roots = [*roots, *filter(None, [installed_data()])]
 
     def options(self, dataset: str, stage: str) -> dict:
@@ -290,10 +290,10 @@ class Plan:
             cause = f"reference {row.reference!r} is " + ("a query itself" if reference else "no dataset of this table")
             known = first_few([name for name, other in self.datasets.items() if not other.reference])
             return [Problem("HW-CF-012", where, cause, f"use one of: {known or 'none; add a row without a reference'}")]
-        problems, other = [], [stage for stage in row.stages if stage not in _OF_A_QUERY]
+        problems, other = [], [stage for stage in row.stages if stage not in OF_A_QUERY]
         if other:
             cause = f"a query has no {', '.join(other)}: it lands in the map of its reference"
-            problems.append(Problem("HW-CF-013", where, cause, f"leave stages to {', '.join(_OF_A_QUERY)}"))
+            problems.append(Problem("HW-CF-013", where, cause, f"leave stages to {', '.join(OF_A_QUERY)}"))
         if row.map != "spectral":
             cause = f"map is {row.map}: a query lands in the map of its reference"
             problems.append(Problem("HW-CF-013", where, cause, "leave map empty"))
@@ -358,18 +358,6 @@ def memory_bytes(text: str | int) -> int:
         raise BadInput(Problem("HW-CF-008", "memory", f"{text!r} is no amount of memory", "write it like 4GB"))
     number, unit, binary = match.groups()
     return int(float(number) * (1024 ** "kMGT".index(unit) * 1024 if binary and unit else _UNITS[unit]))
-
-
-def fingerprint(paths: list[Path]) -> str:
-    """Short hash by which a changed source is noticed, whatever its time of change says."""
-    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-    small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
-    digest = hashlib.sha256()
-    for file in files:
-        state = file.stat()
-        digest.update(f"{file.name} {state.st_size}\n".encode())
-        digest.update(file.read_bytes() if small else str(state.st_mtime_ns).encode())
-    return digest.hexdigest()[:16] if files else ""
 
 
 def _not_finite(value, where: str) -> list[Problem]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from heatwalk import forecast, progress, store
 from heatwalk.draft import Draft
 from heatwalk.errors import HeatwalkError, Locked, OutOfResources, Problem
+from heatwalk.remote import is_remote
 
 _VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "numba", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -119,7 +120,7 @@ class Job:
 
 def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
-    _die_with_parent()
+    die_with_parent()
     arguments = _parser().parse_args()
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
     try:
@@ -145,7 +146,7 @@ def explain(error: Exception, folder: Path) -> HeatwalkError:
     """A failure as heatwalk says it: one line with the cause, the number and what to type."""
     if isinstance(error, HeatwalkError):
         # Stages know options and arrays, not which dataset they work on.
-        named = ("HW-IN", "HW-ST", "HW-LK", "HW-RS", "HW-00")
+        named = ("HW-IN", "HW-ST", "HW-LK", "HW-RS", "HW-RM", "HW-00")
         problems = (
             problem if problem.code.startswith(named) else problem._replace(where=f"{folder}: {problem.where}")
             for problem in error.problems
@@ -181,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", type=json.loads, default={}, help="options of the stage, JSON")
     parser.add_argument("--source", type=json.loads, default={}, help="row of datasets.tsv, JSON")
     parser.add_argument("--base", type=Path, default=Path(), help="folder that a relative source is in")
-    parser.add_argument("--root", type=Path, action="append", default=[], help="folder that sources may be in")
+    parser.add_argument("--root", type=_root, action="append", default=[], help="folder that sources may be in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scheduler", default="threads", help="threads, processes, or the address of a Dask scheduler")
@@ -193,6 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fingerprint", default="", help="state of the source, kept in run.json")
     parser.add_argument("--log", type=Path, help="file for plain lines")
     return parser
+
+
+def _root(text: str) -> Path | str:
+    return text if is_remote(text) else Path(text)
 
 
 def _folder(text: str) -> Path:
@@ -261,7 +266,7 @@ def _record_failure(path: Path, error: HeatwalkError) -> None:
         progress.log.debug("the failure could not be recorded in %s", path)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process with the workflow that started it: an orphan would go on writing."""
     if sys.platform == "linux":
         import ctypes

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from heatwalk import jobs, needs, slurm, store, worker_jobs
 from heatwalk.code import code_hash
-from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
-from heatwalk.errors import BadInput
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, load, memory_bytes, needed
+from heatwalk.errors import BadInput, Problem
 from heatwalk.forecast import Need
-from heatwalk.inputs import resolve
+from heatwalk.inputs import fingerprint, resolve
+from heatwalk.remote import is_remote
 
 
 class Rules(Plan):
@@ -23,8 +24,8 @@ class Rules(Plan):
     def __init__(self, config: dict, folder, workflow):
         from snakemake.exceptions import WorkflowError
 
-        self.top = Path(folder.get_path_or_uri(secret_free=False)).resolve().parent
         try:
+            self.top = _clone(Path(folder.get_path_or_uri(secret_free=False)).resolve().parent)
             for path in workflow.configfiles:
                 load(Path(path))  # Snakemake read it already, but takes a key that stands twice
             super().__init__(config, self.top)
@@ -51,14 +52,16 @@ class Rules(Plan):
         """Files and folders of a dataset's source, for Snakemake to wait for."""
         here = Path.cwd()
         # Snakemake would take braces for wildcards; such a source is watched by its fingerprint alone.
-        paths = [path for path in self._paths(wildcards) if not {"{", "}"} & set(str(path))]
+        # So is an object of a store.
+        places = [place for place in self._places(wildcards) if not is_remote(place)]
+        paths = [path for path in places if not {"{", "}"} & set(str(path))]
         if self.prefix:
             return [str(path) for path in paths]
         return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
 
     def fingerprint(self, wildcards) -> str:
         """Notices a source whose content changed, also when its time of change did not."""
-        return fingerprint([path for path in self._paths(wildcards) if path.exists()])
+        return fingerprint(place for place in self._places(wildcards) if is_remote(place) or place.exists())
 
     def source(self, wildcards) -> str:
         """The row of a dataset as the stage `cells` takes it, JSON."""
@@ -210,11 +213,23 @@ class Rules(Plan):
             )
         return self.datasets[wildcards.dataset]
 
-    def _paths(self, wildcards) -> list[Path]:
+    def _places(self, wildcards) -> list[Path | str]:
         try:
-            return [path for _, path in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
+            return [place for _, place in resolve(self._row(wildcards).source, base=self.base, roots=self.roots)]
         except BadInput:
             return []  # the program of the stage says why, with the exit code of bad input
+
+
+def _clone(beside: Path) -> Path:
+    """The folder with scripts/ and config/: that of the Snakefile; or, where Snakemake reads that from a git server (as
+    `snakedeploy` has it), the clone that this heatwalk is installed from.
+    """
+    for place in (beside, Path(__file__).resolve().parents[2]):
+        if (place / "scripts" / "cells.py").is_file():
+            return place
+    cause = "the programs of the stages are neither beside the Snakefile nor beside the installed heatwalk"
+    remedy = "clone the repository, and type: pip install --editable CLONE"
+    raise BadInput(Problem("HW-CF-022", f"{beside}", cause, remedy))
 
 
 def say_why_it_failed(session: str, logs: list[str], results: Path = Path("results")) -> None:

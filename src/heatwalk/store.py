@@ -1,4 +1,4 @@
-"""How results lie on disk: create, publish, read, verify. No other module knows.
+"""How results lie on disk: create, publish, read, verify. No other module knows; `remote_store` copies its names.
 
     results/{dataset}/{stage}/manifest.json           the only name that ever changes, and the last to change
                               <root>.zarr/            the data; named by its content, so that nothing is overwritten
@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,10 +26,12 @@ from heatwalk import schema
 from heatwalk.compute import BLOCK_CELLS
 from heatwalk.draft import Draft
 from heatwalk.errors import BadInput, Locked, Problem, first_few
+from heatwalk.files import hash_and_sync, hash_file, hash_tree, replace_file, replace_link
+from heatwalk.lock import hold
 
 FORMAT = 1
 # Names that publication gives: data under its hash, and a file on its way to its name.
-_LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?\.(zarr|objects\.json|h5ad|html)|\..+\.[0-9a-f]{32}")
+LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?\.(zarr|objects\.json|h5ad|html)|\..+\.[0-9a-f]{32}")
 _REMEDY = "delete this folder and run the workflow again: it remakes exactly what is missing"
 
 
@@ -73,8 +75,8 @@ def publish(
     folder, files = draft.folder, dict(files or {})
     shutil.rmtree(draft.scratch, ignore_errors=True)
     has_data = any(draft.group.keys())
-    objects = _hash_tree(draft.path) if has_data else {}
-    objects |= {name: _hash_and_sync(path) for name, path in files.items()}
+    objects = hash_tree(draft.path) if has_data else {}
+    objects |= {name: hash_and_sync(path) for name, path in files.items()}
     root = _root(objects) if has_data else _root({"inputs": _digest(inputs), "parameters": _digest(parameters)})
     folder.mkdir(parents=True, exist_ok=True)
     stem, links = _place(draft.path if has_data else None, files, folder, root, objects)
@@ -120,6 +122,21 @@ def _place(data: Path | None, files: Mapping[str, Path], folder: Path, root: str
     return stem, names
 
 
+def adopt(draft: Path, folder: Path, manifest: dict) -> None:
+    """Make a complete copy of a result, brought from elsewhere, the result of `folder`. Hold the `lock`."""
+    _set_links(draft, manifest)
+    problems = verify(draft)
+    if problems:
+        raise BadInput(*problems)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(path.name for path in draft.iterdir() if not path.is_symlink() and path.name != "manifest.json"):
+        target = folder / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        os.rename(draft / name, target)
+    replace_file(folder / "manifest.json", (draft / "manifest.json").read_bytes())
+    sweep(folder)
+
+
 def sweep(folder: Path) -> None:
     """Remove the data that the manifest does not name, and point the links where it says. Hold the `lock`.
 
@@ -132,7 +149,7 @@ def sweep(folder: Path) -> None:
         return
     keep = _names(manifest) if manifest else set()
     for path in folder.glob("*") if folder.is_dir() else ():
-        if _LEFTOVER.fullmatch(path.name) and path.name not in keep:
+        if LEFTOVER.fullmatch(path.name) and path.name not in keep:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -147,63 +164,19 @@ def _set_links(folder: Path, manifest: dict) -> None:
     for name, target in manifest["links"].items():
         link = folder / name
         if not (link.is_symlink() and os.readlink(link) == target):
-            _replace_link(link, target)
+            replace_link(link, target)
 
 
 def _names(manifest: dict) -> set[str]:
     """Every name in the folder that a manifest answers for, itself apart."""
     links = manifest["links"]
     names = {*links, *links.values()} | ({manifest["data"]} if manifest["data"] else set())
-    return names | {f"{_stem(manifest)}.objects.json"}
+    return names | {f"{stem(manifest)}.objects.json"}
 
 
-def _stem(manifest: dict) -> str:
+def stem(manifest: dict) -> str:
+    """What the names of a result's data begin with."""
     return Path(manifest["data"] or next(iter(manifest["links"].values()))).stem
-
-
-def _hash_tree(top: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its key; each is flushed to the disk on the way."""
-    paths = sorted(path for path in top.rglob("*") if not path.is_dir())
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(pool.map(_hash_and_sync, paths))
-    for path in sorted({path.parent for path in paths}):
-        _sync(path)
-    return {path.relative_to(top).as_posix(): digest for path, digest in zip(paths, hashes, strict=True)}
-
-
-def _hash_and_sync(path: Path) -> str:
-    _sync(path)
-    return _hash(path)
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _replace_link(path: Path, target: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
 
 
 def _canonical(value) -> bytes:
@@ -233,15 +206,19 @@ def read(folder: Path) -> "Result":
 class Result(Mapping):
     """A published result: a mapping from array name to a Zarr array, a data frame, or a mapping of arrays."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, manifest: dict | None = None, group=None):
+        """A result on this disk; or, of another place, what its manifest says and its opened Zarr group."""
+        self.folder = folder
+        self.manifest = manifest or read_json(folder / "manifest.json")
+        self.root, self.stage = self.manifest["root"], self.manifest["stage"]
+        self.path = folder / self.manifest["data"] if self.manifest["data"] and not manifest else None
+        self.group = group if manifest else self._opened()
+
+    def _opened(self):
         import zarr
 
-        self.folder = folder
-        self.manifest = read_json(folder / "manifest.json")
-        self.root, self.stage = self.manifest["root"], self.manifest["stage"]
-        self.path = folder / self.manifest["data"] if self.manifest["data"] else None
         # Absolute: workers elsewhere read it too, and what is not where they look would read as fill values.
-        self.group = zarr.open_group(self.path.absolute(), mode="r", use_consolidated=False) if self.path else {}
+        return zarr.open_group(self.path.absolute(), mode="r", use_consolidated=False) if self.path else {}
 
     def __getitem__(self, name: str):
         kind = schema.SCHEMAS[self.stage][name].kind
@@ -270,20 +247,38 @@ class Result(Mapping):
 def verify(folder: Path) -> list[Problem]:
     """Everything that is wrong with one result: each object, the manifest itself, names missing or unknown."""
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict):
-        return [Problem("HW-ST-001", f"{folder}", "manifest.json is missing or cannot be read", _REMEDY)]
-    if not _intact_manifest(folder):
-        return [Problem("HW-ST-002", f"{folder}", "manifest.json was changed after it was written", _REMEDY)]
+    manifest, objects, problems = stated(lambda name: _bytes(folder / name), f"{folder}")
+    return problems or _verify_objects(folder, manifest, objects)
+
+
+def stated(content: Callable[[str], bytes | None], where: str) -> tuple[dict, dict[str, str], list[Problem]]:
+    """What a result says of itself, wherever it lies: its manifest, its list of objects, and what is wrong with these.
+
+    content: the bytes of a name in the result's folder, None when there is none.
+    """
+    found = content("manifest.json")
+    if not isinstance(parsed(found), dict):
+        return {}, {}, [Problem("HW-ST-001", where, "manifest.json is missing or cannot be read", _REMEDY)]
+    manifest = intact(found)
+    if not manifest:
+        return {}, {}, [Problem("HW-ST-002", where, "manifest.json was changed after it was written", _REMEDY)]
     if manifest.get("format") != FORMAT:
         cause = f"it has format {manifest.get('format')}, this heatwalk reads format {FORMAT}"
-        return [Problem("HW-ST-003", f"{folder}", cause, "use the heatwalk that wrote it, or delete it and run again")]
-    objects = read_json(folder / f"{_stem(manifest)}.objects.json")
+        remedy = "use the heatwalk that wrote it, or delete it and run again"
+        return {}, {}, [Problem("HW-ST-003", where, cause, remedy)]
+    listed = content(f"{stem(manifest)}.objects.json")
+    objects = parsed(listed)
     if objects is None or hashlib.sha256(_canonical(objects)).hexdigest() != manifest["objects"]:
-        return [Problem("HW-ST-004", f"{folder}", "the list of objects is missing or was changed", _REMEDY)]
-    if (folder / f"{_stem(manifest)}.objects.json").read_bytes() != _canonical(objects):
-        return [Problem("HW-ST-004", f"{folder}", "the list of objects was changed", _REMEDY)]
-    return _verify_objects(folder, manifest, objects)
+        return {}, {}, [Problem("HW-ST-004", where, "the list of objects is missing or was changed", _REMEDY)]
+    if listed != _canonical(objects):
+        return {}, {}, [Problem("HW-ST-004", where, "the list of objects was changed", _REMEDY)]
+    return manifest, objects, []
+
+
+def places(manifest: dict, objects: Mapping[str, str]) -> dict[str, str]:
+    """The name below the result's folder that each object has."""
+    files = {name: target for name, target in manifest["links"].items() if target != manifest["data"]}
+    return {key: files.get(key, f"{manifest['data']}/{key}") for key in objects}
 
 
 def _verify_objects(folder: Path, manifest: dict, objects: dict) -> list[Problem]:
@@ -292,7 +287,7 @@ def _verify_objects(folder: Path, manifest: dict, objects: dict) -> list[Problem
     bad = _differences(data, files, folder, objects)
     known = {"manifest.json", "run.json", *_names(manifest)}
     # What an interrupted run left beside the result is no damage; the next run sweeps it away.
-    strays = (path.name for path in folder.iterdir() if not _LEFTOVER.fullmatch(path.name))
+    strays = (path.name for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name))
     bad += [f"{name} (not part of the result)" for name in strays if name not in known]
     inside = {key: digest for key, digest in objects.items() if key not in files}
     for name, target in manifest["links"].items():
@@ -303,7 +298,7 @@ def _verify_objects(folder: Path, manifest: dict, objects: dict) -> list[Problem
             bad += [f"{name} (points elsewhere)"] if os.readlink(link) != target else []
         # A copy made by a tool that follows links has the data twice: as good as a link when it is the same.
         elif name in files:
-            bad += [f"{name} (changed)"] if not link.is_file() or _hash(link) != objects[name] else []
+            bad += [f"{name} (changed)"] if not link.is_file() or hash_file(link) != objects[name] else []
         else:
             bad += [f"{name}/{key}" for key in _differences(link, {}, folder, inside)]
     if not bad:
@@ -328,7 +323,7 @@ def _differences(data: Path | None, files: Mapping[str, str], folder: Path, obje
 
     def whole(key: str) -> bool:
         path = paths[key]
-        return path.is_file() and not path.is_symlink() and _hash(path) == objects[key]
+        return path.is_file() and not path.is_symlink() and hash_file(path) == objects[key]
 
     with ThreadPoolExecutor(4) as pool:
         bad += [f"{key} (changed)" for key, good in zip(shared, pool.map(whole, shared), strict=True) if not good]
@@ -345,22 +340,38 @@ def results_under(path: Path) -> list[Path]:
 
 
 def _intact_manifest(folder: Path) -> dict | None:
+    return intact(_bytes(folder / "manifest.json"))
+
+
+def intact(content: bytes | None) -> dict | None:
     """The manifest without its own hash, if that hash is right and every byte is as it was written."""
-    manifest = read_json(folder / "manifest.json")
+    manifest = parsed(content)
     if not isinstance(manifest, dict):
         return None
     written = _canonical(manifest)
     claimed = manifest.pop("sha256", None)
-    whole = claimed == _digest(manifest) and (folder / "manifest.json").read_bytes() == written
+    whole = claimed == _digest(manifest) and content == written
     return manifest if whole and {"links", "data", "objects"} <= manifest.keys() else None
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None
+
+
+def parsed(content: bytes | None):
+    """The content of a JSON file, None when there is none or it cannot be read."""
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError:
+        return None
 
 
 def read_json(path: Path):
     """The content of a JSON file, None when there is none or it cannot be read."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError):
-        return None
+    return parsed(_bytes(path))
 
 
 # ---- one writer at a time --------------------------------------------------------------------------------------------
@@ -369,21 +380,6 @@ def read_json(path: Path):
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the right to write one result, or raise Locked that names the holder; the kernel frees a dead one's lock."""
-    import fcntl
-    import socket
-
     path = work_folder(folder).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            remedy = "wait until it ends, or stop it, and run again"
-            raise Locked(Problem("HW-LK-001", f"{folder}", f"{holder} is writing this result", remedy)) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    with hold(path, "HW-LK-001", f"{folder}", "writing this result"):
         yield
-    finally:
-        os.close(descriptor)

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from heatwalk import remote
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs import annzarr, delimited, h5ad, npz, samples, tenx_h5, tenx_mtx
 from heatwalk.inputs.opened import ITEM_KINDS, KINDS, Input, Request, choose_columns
-from heatwalk.inputs.paths import resolve
+from heatwalk.inputs.paths import fingerprint, resolve
 from heatwalk.inputs.problems import CODES, bad
 from heatwalk.inputs.values import ValueCheck
 
-__all__ = ["CODES", "FORMATS", "ITEM_KINDS", "KINDS", "Input", "ValueCheck", "open_input", "resolve", "validate"]
+__all__ = ["CODES", "FORMATS", "ITEM_KINDS", "KINDS", "Input", "ValueCheck"]
+__all__ += ["fingerprint", "open_input", "resolve", "validate"]
 
 FORMATS = (tenx_h5, h5ad, annzarr, tenx_mtx, npz, delimited)
 KNOWN = ".h5ad, an AnnData .zarr, a 10x .h5, a folder with matrix.mtx, .npy, .npz, .csv, .tsv (.gz)"
@@ -46,9 +48,9 @@ def open_input(
     parts = resolve(source, base=base, roots=roots)
     opened: list[Input] = []
     problems: list[Problem] = []
-    for _, path in parts:
+    for _, place in parts:
         try:
-            opened.append(_open_one(path, request))
+            opened.append(_open_one(remote.fetch(place) if remote.is_remote(place) else place, request))
         except BadInput as error:
             problems += error.problems
     if not problems:

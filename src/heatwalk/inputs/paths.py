@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from heatwalk import remote
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs.problems import raise_all, suggestion
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 EXAMPLE = "day0=path/a;day3=path/b"
+_HASHED_BYTES = 2**25  # sources up to this size are known by content, larger ones by size and time of change
 
 
-def resolve(source: str, *, base: Path, roots: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Label and path of every part of a source; the label of a single path is empty."""
+def resolve(source: str, *, base: Path, roots: Sequence[Path | str]) -> list[tuple[str, Path | str]]:
+    """Label and place of every part of a source: a path, or a URL of an object store. A single part has no label."""
     if not source.strip():
         raise BadInput(Problem("HW-IN-002", "source", "is empty", f"write a path, or {EXAMPLE}"))
     plain = _exists(source, base)  # a name may hold ; and = itself
@@ -56,8 +59,11 @@ def _exists(source: str, base: Path) -> bool:
         return False
 
 
-def _locate(name: str, base: Path, roots: Sequence[Path]) -> tuple[Path, Problem | None]:
-    """The real path, links in the name followed, and what is wrong with it."""
+def _locate(name: str, base: Path, roots: Sequence[Path | str]) -> tuple[Path | str, Problem | None]:
+    """The real path, links in the name followed, or the URL, and what is wrong with it."""
+    if remote.is_remote(name):
+        return name, _outside(name, [root.rstrip("/") for root in roots if remote.is_remote(root)])
+    roots = [root for root in roots if not remote.is_remote(root)]
     if name.startswith("scanpy:"):
         folder = _scanpy_datasets()
         if folder is None:
@@ -82,8 +88,33 @@ def _locate(name: str, base: Path, roots: Sequence[Path]) -> tuple[Path, Problem
     return real, Problem("HW-IN-001", f"source {name!r}", f"there is no {real}", remedy)
 
 
+def _outside(url: str, roots: list[str]) -> Problem | None:
+    """A URL must lie below one that `roots` lists."""
+    if any(url.startswith(f"{root}/") for root in roots) and not {".", ".."} & set(url.split("/")):
+        return None
+    cause = f"lies outside the stores that may be read ({', '.join(roots) or 'none'})"
+    return Problem("HW-IN-003", f"source {url!r}", cause, f"add {url.rpartition('/')[0]} to `roots`")
+
+
 def _scanpy_datasets() -> Path | None:
     found = importlib.util.find_spec("scanpy")  # finds the package without importing it, which takes seconds
     if found is None or not found.submodule_search_locations:
         return None
     return (Path(found.submodule_search_locations[0]) / "datasets").resolve()
+
+
+def fingerprint(places: Iterable[Path | str]) -> str:
+    """Short hash by which a changed source is noticed, whatever its time of change says; of a URL by its tags."""
+    places = list(places)
+    urls = [place for place in places if remote.is_remote(place)]
+    paths = [place for place in places if not remote.is_remote(place)]
+    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.name} {state.st_size}\n".encode())
+        digest.update(file.read_bytes() if small else str(state.st_mtime_ns).encode())
+    for url in urls:
+        digest.update(f"{url} {remote.state(url)}\n".encode())
+    return digest.hexdigest()[:16] if files or urls else ""
