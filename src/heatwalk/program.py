@@ -263,7 +263,20 @@ def _record_failure(path: Path, error: HeatwalkError) -> None:
 
 def _die_with_parent() -> None:
     """Ask Linux to end this process with the workflow that started it: an orphan would go on writing."""
-    if sys.platform == "linux":
-        import ctypes
+    if sys.platform != "linux":
+        return
+    import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    # A workflow that was killed while this program was being loaded sends no signal any more.
+    starter, _, names = os.environ.get("HEATWALK_STARTER", "").partition(" ")
+    if starter and names == process_names() and not Path("/proc", starter).exists():
+        sys.exit(f"process {starter}, which started this program, is gone")
+
+
+def process_names() -> str:
+    """Within what the number of a process has a meaning: a container may have its own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

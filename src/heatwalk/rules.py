@@ -13,6 +13,7 @@ from heatwalk.code import code_hash
 from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
 from heatwalk.errors import BadInput
 from heatwalk.inputs import resolve
+from heatwalk.program import process_names
 
 
 class Rules(Plan):
@@ -33,6 +34,8 @@ class Rules(Plan):
         self.memory = memory_bytes(self.config["memory"])
         # One value for this run and for the jobs that it sends to a cluster.
         self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
+        # A program that finds this process gone when it begins is nobody's.
+        os.environ["HEATWALK_STARTER"] = f"{os.getpid()} {process_names()}"
         # As a module with a prefix, Snakemake would look for a relative source below that prefix.
         self.prefix = workflow.modifier.path_modifier.prefix or ""
         # A conda environment puts its own Python first on the path; otherwise the one that runs Snakemake is used.
