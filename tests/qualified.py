@@ -196,6 +196,7 @@ def roots(folder: Path) -> dict[str, str]:
     return {f"{path.parts[-3]}/{path.parts[-2]}": json.loads(path.read_bytes())["root"] for path in found}
 
 
+@functools.cache
 def whole() -> Whole:
     """The uninterrupted run of this code, made once and kept under .qualification/."""
     place = KEPT / code_of(Path(__file__))
