@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anndata
-import numpy as np
 import psutil
 from workflow_runs import ROOT, dry_run, heatwalk, snakemake, write_counts
 
@@ -183,7 +182,14 @@ class Whole(NamedTuple):
         return [other for other in self.jobs.values() if job.name in other.inputs]
 
     def copy(self, folder: Path) -> Path:
-        return shutil.copytree(self.folder, folder, symlinks=True)
+        """A copy to work in. Its results share their files with this one: `own` them before one is written to."""
+        left_out = shutil.ignore_patterns("results", ".work")
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=left_out)
+        for part in (self.folder / "results").iterdir():
+            if part.is_dir() and part.name != ".work":
+                shutil.copytree(part, folder / "results" / part.name, symlinks=True, copy_function=os.link)
+        (folder / "results" / ".work").mkdir()
+        return folder
 
 
 def root(folder: Path, name: str) -> str:
@@ -253,18 +259,15 @@ def programs(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def own(folder: Path, job: Job) -> Path:
+    """The result of a job in a folder, with files of its own."""
+    result = folder / "results" / job.name
+    shared = result.rename(result.with_suffix(".shared"))
+    shutil.copytree(shared, result, symlinks=True)
+    shutil.rmtree(shared)
+    return result
+
+
 def without(folder: Path, job: Job) -> None:
     """Remove the result of a job."""
     shutil.rmtree(folder / "results" / job.name)
-
-
-def changed(folder: Path, seed: int = 3) -> None:
-    """Make the results of a folder those of another seed's configuration, as far as they are run again."""
-    chosen = {**options(), "seed": seed}
-    (folder / "config" / "config.yaml").write_text(json.dumps(chosen))
-
-
-def array_of(folder: Path, name: str, array: str) -> np.ndarray:
-    from heatwalk import store
-
-    return np.asarray(store.read(folder / "results" / name)[array][:])

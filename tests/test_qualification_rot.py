@@ -138,7 +138,7 @@ def check_the_next_stage(whole, tmp_path, stage, damage) -> None:
     if not whole.readers(job):
         pytest.skip("no stage reads it")
     reader = generator.choice(whole.readers(job))
-    before, result = qualified.root(folder, reader.name), folder / "results" / job.name
+    before, result = qualified.root(folder, reader.name), qualified.own(folder, job)
     damage(generator.choice(objects(result)), generator)
     done = qualified.run(reader, folder)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -28,6 +28,11 @@ from heatwalk.errors import HeatwalkError, Locked, OutOfResources, Problem
 _VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "numba", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+# What allocators, thread pools and the loader of libraries say, which raise no MemoryError.
+_MEMORY_WORDS = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "std::bad_alloc",
+    "can't start new thread", "failed to map segment",
+)  # fmt: skip
 # What follows the first stage does not change what it needs itself.
 _FIRST_STAGE = {
     "pca": {"n_components": "auto", "use_rep": ""},
@@ -120,7 +125,7 @@ class Job:
 def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
     _die_with_parent()
-    arguments = _parser().parse_args()
+    arguments, job = _parser().parse_args(), None
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
     try:
         notes = _log_to(arguments.log)
@@ -131,7 +136,7 @@ def run(main: Callable[[Job], None]) -> None:
             main(job)
             _record_run(job, notes)
     except Exception as error:
-        explained = explain(error, arguments.result)
+        explained = explain(error, arguments.result, job.kept.get("predicted") if job else None)
         logging.getLogger("heatwalk").debug("%s", "".join(traceback.format_exception(error)))
         print(*explained.problems, sep="\n", file=sys.stderr, flush=True)
         progress.log.error("%s", explained)
@@ -141,8 +146,11 @@ def run(main: Callable[[Job], None]) -> None:
         sys.exit(explained.exit_code)
 
 
-def explain(error: Exception, folder: Path) -> HeatwalkError:
-    """A failure as heatwalk says it: one line with the cause, the number and what to type."""
+def explain(error: Exception, folder: Path, need: Mapping | None = None) -> HeatwalkError:
+    """A failure as heatwalk says it: one line with the cause, the number and what to type.
+
+    need: what the stage was foreseen to need, where that is known.
+    """
     if isinstance(error, HeatwalkError):
         # Stages know options and arrays, not which dataset they work on.
         named = ("HW-IN", "HW-ST", "HW-LK", "HW-RS", "HW-00")
@@ -151,16 +159,15 @@ def explain(error: Exception, folder: Path) -> HeatwalkError:
             for problem in error.problems
         )
         return type(error)(*problems)
-    if isinstance(error, MemoryError):
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        cause = f"memory ran out ({error or 'no details'}); {available / 2**30:.1f} GiB are available"
-        return OutOfResources(
-            Problem("HW-RS-001", f"{folder}", cause, "free memory, or lower `block_cells`, then resume")
-        )
+    if _is_of_memory(error):
+        numbers = _numbers(need and need["memory"], _available_memory(), "available")
+        cause = f"memory ran out ({error or 'no details'}); {numbers}"
+        remedy = "free memory, or lower `block_cells`, then type: heatwalk resume"
+        return OutOfResources(Problem("HW-RS-001", f"{folder}", cause, remedy))
     if isinstance(error, OSError) and error.errno in _NO_SPACE | _NO_WRITE:
-        free = shutil.disk_usage(_existing(folder)).free
         if error.errno in _NO_SPACE:
-            cause = f"the disk is full ({error}); {free / 2**20:.0f} MiB are free"
+            free = shutil.disk_usage(_existing(store.work_folder(folder))).free
+            cause = f"the disk is full ({error}); {_numbers(need and need['result'] + need['scratch'], free, 'free')}"
             problem = Problem("HW-RS-002", f"{folder}", cause, "free disk space, then type: heatwalk resume")
         else:
             problem = Problem("HW-RS-003", f"{folder}", f"cannot be written ({error})", "make it writable, then resume")
@@ -168,6 +175,29 @@ def explain(error: Exception, folder: Path) -> HeatwalkError:
     cause = f"{type(error).__name__}: {error}"
     remedy = "this is a defect of heatwalk: please report it with the log"
     return HeatwalkError(Problem("HW-00-000", f"{folder}", cause, remedy))
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Libraries tell a lack of memory in their own ways: also as the cause of an error of another name."""
+    while error is not None:
+        words = str(error).lower()
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _numbers(needed: float | None, available: float, word: str) -> str:
+    wanted = f"about {max(needed, 1e6) / 1e6:,.0f} MB are needed, " if needed else ""
+    return f"{wanted}{available / 1e6:,.0f} MB are {word}"
+
+
+def _available_memory() -> float:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
 def _existing(path: Path) -> Path:
