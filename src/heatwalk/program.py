@@ -241,13 +241,21 @@ class _Notes(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+class _Lines(logging.FileHandler):
+    """The log. A line that a full disk does not take is lost without a traceback: the failure itself is said."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _log_to(path: Path | None) -> list[str]:
     logger, notes = logging.getLogger("heatwalk"), _Notes()
     logger.setLevel(logging.DEBUG)
     logger.addHandler(notes)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _Lines(path, mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return notes.lines
