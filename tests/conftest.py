@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from census import (  # noqa: F401 - hooks of pytest
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 REAL_DATA = Path(os.environ.get("HEATWALK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

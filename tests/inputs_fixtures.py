@@ -283,6 +283,17 @@ def never_written_obsm(file):
     file["obsm"].create_dataset("X_pca", (N_CELLS, 4), "f4", chunks=(10, 4))
 
 
+def damaged_obsm(folder):
+    """An embedding whose compressed bytes are broken: it opens, and cannot be read."""
+    path = write_h5ad(folder / "a.h5ad", compression="gzip")
+    with h5py.File(path) as file:
+        chunk = file["obsm/X_pca"].id.get_chunk_info(0)
+    with open(path, "r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\xff" * chunk.size)
+    return "a.h5ad"
+
+
 def absurd(file):
     del file["X"]
     file.create_dataset("X", (N_CELLS, 10**12), "f8", chunks=(1, 10**6))

@@ -501,7 +501,7 @@ def test_a_full_disk_ends_with_4_and_the_old_result_stands(folder, stage, schedu
     before = root(folder, stage)
     larger = {"n_components": 40} if stage == "diffusion_map" else {}
     done = program(folder, stage, "--scheduler", scheduler, "--threads", "2", options=larger, preexec_fn=limit)
-    check_failure(folder, stage, before, done, 4, "HW-RS-002", "MiB are free")
+    check_failure(folder, stage, before, done, 4, "HW-RS-002", "MB are free")
 
 
 @pytest.mark.parametrize("stage", ["diffusion_map", *(pytest.param(stage, marks=LONG) for stage in SCHEDULED[:2])])

@@ -499,6 +499,8 @@ BAD = [
     ("HW-IN-006", "words in mtx", broken_mtx(edit("matrix.mtx", r"\n1 5 \d+", r"\n1 5 x")), {}, "cannot be read"),
     ("HW-IN-006", "zarr json", broken_zarr(lambda s: (s / "X/zarr.json").write_text("{")), {}, "cannot be read"),
     ("HW-IN-006", "zarr chunk", broken_zarr(lambda s: (s / "X/data/c/0").write_bytes(b"1" * 999)), {}, "cannot be"),
+    ("HW-IN-006", "obsm of an .h5ad", make.damaged_obsm, {}, "a.h5ad:obsm/X_pca: cannot be read .*filter returned"),
+    ("HW-IN-006", "obsm of a store", broken_zarr(lambda s: (s / "obsm/X_pca/c/0/0").write_bytes(b"1")), {}, "X_pca: c"),
     ("HW-IN-007", "other HDF5", broken_h5ad(lambda f: [f.pop("obs"), f.pop("var")]), {}, "neither obs nor var"),
     ("HW-IN-007", "zarr array", lambda f: zarr.save_array(f / "a.zarr", np.ones(3)) or "a.zarr", {}, "single Zarr"),
     ("HW-IN-008", "no obs", broken_h5ad(lambda f: f.pop("obs")), {}, "has no obs"),

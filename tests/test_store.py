@@ -163,6 +163,16 @@ def test_files_beside_the_data_are_linked_and_verified(tmp_path):
     assert "atlas.h5ad (changed)" in str(store.verify(folder)[0])
 
 
+@pytest.mark.parametrize("suffix", ["h5ad", "html", "json", "safetensors"])
+def test_files_of_the_result_before_are_no_damage_and_are_swept_away(folder, tmp_path, suffix):
+    publish(folder, 1, files=[f"network.{suffix}"])
+    publish(folder, 2, files=[f"network.{suffix}"])
+    assert store.verify(folder) == []
+    store.sweep_all(tmp_path / "results")
+    assert len(list(folder.glob(f"*.{suffix}"))) == 2 + 2 * (suffix == "json")  # file and link; manifest and list
+    assert store.verify(folder) == []
+
+
 def test_the_data_itself_may_have_a_link(folder):
     draft = store.create(folder, "neighbors")
     draft["indices"] = np.ones((4, 2), np.int32)

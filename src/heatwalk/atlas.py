@@ -13,6 +13,7 @@ from heatwalk.curvature import REASONS as WHY_NOT_BENT
 from heatwalk.diffusion_map import coordinates
 from heatwalk.draft import encoding, write_element
 from heatwalk.errors import BadInput, Problem
+from heatwalk.hdf5_file import hdf5_file
 from heatwalk.progress import log, track
 from heatwalk.pseudotime import REASONS
 
@@ -317,9 +318,7 @@ def _array(group, name: str, shape, dtype, chunks):
 
 def _copy_to_hdf5(group, path: Path) -> None:
     """The Zarr AnnData as .h5ad: both have the same elements and attributes; arrays are copied by blocks."""
-    import h5py
-
-    with h5py.File(path, "w", libver=("earliest", "v110")) as file:
+    with hdf5_file(path) as file:
         _copy_group(group, file)
 
 

@@ -13,12 +13,17 @@ def keep(checkpoint: Path | None, key: str, tensors: Mapping[str, torch.Tensor],
     """Write tensors under the key of what they were made from; what stood there is replaced at once or not at all."""
     if not checkpoint:
         return
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     partial = checkpoint.with_suffix(".partial")
     own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(own, partial, metadata={"key": key, **about})
-    os.replace(partial, checkpoint)
+    try:
+        # safetensors would say of a full disk that it could not serialise.
+        partial.write_bytes(save(own, metadata={"key": key, **about}))
+        os.replace(partial, checkpoint)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def kept(checkpoint: Path | None, key: str) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:

@@ -23,7 +23,7 @@ from heatwalk.program import die_with_parent, explain
 from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 60  # that a program without its Snakemake may take to be loaded and to end
 _LOOK_SECONDS = 15  # between two looks at the jobs of a cluster
 
 
@@ -388,14 +388,14 @@ def _beside(part: str) -> Path | str:
     return part.rpartition("/")[0] if remote.is_remote(part) else Path(os.path.abspath(part)).parent
 
 
-def _others() -> list[int]:
-    """Processes of this or another Snakemake run in the working folder."""
+def _others(*, programs: bool = True) -> list[int]:
+    """Processes of another Snakemake run in the working folder, with the stage programs or without."""
     import psutil
 
     mine, found = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}, []
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         line = process.info["cmdline"] or []
-        runs = "--block-cells" in line or any(Path(part).name == "snakemake" for part in line[:3])
+        runs = any(Path(part).name == "snakemake" for part in line[:3]) or (programs and "--block-cells" in line)
         if runs and process.info["cwd"] == os.getcwd() and process.pid not in mine:
             found.append(process.pid)
     return found
@@ -442,7 +442,7 @@ def _wait_for_orphans() -> None:
     """Stage programs end with the Snakemake that started them; give them a moment, and refuse a run that lives."""
     deadline = time.monotonic() + _GRACE_SECONDS
     while _others():
-        if time.monotonic() > deadline:
+        if _others(programs=False) or time.monotonic() > deadline:
             _refuse_lock()
             return
         time.sleep(0.2)

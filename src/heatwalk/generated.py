@@ -12,6 +12,7 @@ from heatwalk import compute
 from heatwalk.cells import Cells
 from heatwalk.condition import column_of, matching
 from heatwalk.decoding import explained
+from heatwalk.hdf5_file import hdf5_file
 from heatwalk.pca import Pca
 
 _COPIED = 2**22  # values of the matrix at a time
@@ -27,7 +28,6 @@ def write(path: Path, made, results: Mapping[str, Any], provenance: Mapping) -> 
     share_of_variance, what decoding knows of it. The same result gives the same bytes.
     """
     import anndata
-    import h5py
 
     cells, pca, parameters = Cells(**results["cells"]), Pca(**results["pca"]), provenance["parameters"]
     decoded = made.expression is not None
@@ -41,7 +41,7 @@ def write(path: Path, made, results: Mapping[str, Any], provenance: Mapping) -> 
         "uns": {"heatwalk": {"generated": about}},
         **{name: {} for name in ("layers", "obsp", "varm", "varp")},
     }
-    with h5py.File(path, "w", libver=("earliest", "v110")) as file:
+    with hdf5_file(path) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         for name, value in elements.items():
             anndata.io.write_elem(file, name, value)

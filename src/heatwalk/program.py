@@ -29,6 +29,11 @@ from heatwalk.remote import is_remote
 _VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "numba", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+# What allocators, thread pools and the loader of libraries say, which raise no MemoryError.
+_MEMORY_WORDS = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "std::bad_alloc",
+    "can't start new thread", "failed to map segment",
+)  # fmt: skip
 # What follows the first stage does not change what it needs itself.
 _FIRST_STAGE = {
     "pca": {"n_components": "auto", "use_rep": ""},
@@ -121,7 +126,7 @@ class Job:
 def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
     die_with_parent()
-    arguments = _parser().parse_args()
+    arguments, job = _parser().parse_args(), None
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
     try:
         notes = _log_to(arguments.log)
@@ -132,7 +137,7 @@ def run(main: Callable[[Job], None]) -> None:
             main(job)
             _record_run(job, notes)
     except Exception as error:
-        explained = explain(error, arguments.result)
+        explained = explain(error, arguments.result, job.kept.get("predicted") if job else None)
         logging.getLogger("heatwalk").debug("%s", "".join(traceback.format_exception(error)))
         print(*explained.problems, sep="\n", file=sys.stderr, flush=True)
         progress.log.error("%s", explained)
@@ -142,8 +147,11 @@ def run(main: Callable[[Job], None]) -> None:
         sys.exit(explained.exit_code)
 
 
-def explain(error: Exception, folder: Path) -> HeatwalkError:
-    """A failure as heatwalk says it: one line with the cause, the number and what to type."""
+def explain(error: Exception, folder: Path, need: Mapping | None = None) -> HeatwalkError:
+    """A failure as heatwalk says it: one line with the cause, the number and what to type.
+
+    need: what the stage was foreseen to need, where that is known.
+    """
     if isinstance(error, HeatwalkError):
         # Stages know options and arrays, not which dataset they work on.
         named = ("HW-IN", "HW-ST", "HW-LK", "HW-RS", "HW-RM", "HW-00")
@@ -152,16 +160,15 @@ def explain(error: Exception, folder: Path) -> HeatwalkError:
             for problem in error.problems
         )
         return type(error)(*problems)
-    if isinstance(error, MemoryError):
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        cause = f"memory ran out ({error or 'no details'}); {available / 2**30:.1f} GiB are available"
-        return OutOfResources(
-            Problem("HW-RS-001", f"{folder}", cause, "free memory, or lower `block_cells`, then resume")
-        )
+    if _is_of_memory(error):
+        numbers = _numbers(need and need["memory"], _available_memory(), "available")
+        cause = f"memory ran out ({error or 'no details'}); {numbers}"
+        remedy = "free memory, or lower `block_cells`, then type: heatwalk resume"
+        return OutOfResources(Problem("HW-RS-001", f"{folder}", cause, remedy))
     if isinstance(error, OSError) and error.errno in _NO_SPACE | _NO_WRITE:
-        free = shutil.disk_usage(_existing(folder)).free
         if error.errno in _NO_SPACE:
-            cause = f"the disk is full ({error}); {free / 2**20:.0f} MiB are free"
+            free = shutil.disk_usage(_existing(store.work_folder(folder))).free
+            cause = f"the disk is full ({error}); {_numbers(need and need['result'] + need['scratch'], free, 'free')}"
             problem = Problem("HW-RS-002", f"{folder}", cause, "free disk space, then type: heatwalk resume")
         else:
             problem = Problem("HW-RS-003", f"{folder}", f"cannot be written ({error})", "make it writable, then resume")
@@ -169,6 +176,29 @@ def explain(error: Exception, folder: Path) -> HeatwalkError:
     cause = f"{type(error).__name__}: {error}"
     remedy = "this is a defect of heatwalk: please report it with the log"
     return HeatwalkError(Problem("HW-00-000", f"{folder}", cause, remedy))
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Libraries tell a lack of memory in their own ways: also as the cause of an error of another name."""
+    while error is not None:
+        words = str(error).lower()
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _numbers(needed: float | None, available: float, word: str) -> str:
+    wanted = f"about {max(needed, 1e6) / 1e6:,.0f} MB are needed, " if needed else ""
+    return f"{wanted}{available / 1e6:,.0f} MB are {word}"
+
+
+def _available_memory() -> float:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
 def _existing(path: Path) -> Path:
@@ -216,13 +246,21 @@ class _Notes(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+class _Lines(logging.FileHandler):
+    """The log. A line that a full disk does not take is lost without a traceback: the failure itself is said."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _log_to(path: Path | None) -> list[str]:
     logger, notes = logging.getLogger("heatwalk"), _Notes()
     logger.setLevel(logging.DEBUG)
     logger.addHandler(notes)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _Lines(path, mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return notes.lines
@@ -268,7 +306,20 @@ def _record_failure(path: Path, error: HeatwalkError) -> None:
 
 def die_with_parent() -> None:
     """Ask Linux to end this process with the workflow that started it: an orphan would go on writing."""
-    if sys.platform == "linux":
-        import ctypes
+    if sys.platform != "linux":
+        return
+    import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    # A workflow that was killed while this program was being loaded sends no signal any more.
+    starter, _, names = os.environ.get("HEATWALK_STARTER", "").partition(" ")
+    if starter and names == process_names() and not Path("/proc", starter).exists():
+        sys.exit(f"process {starter}, which started this program, is gone")
+
+
+def process_names() -> str:
+    """Within what the number of a process has a meaning: a container may have its own, another node has others."""
+    try:
+        return os.readlink("/proc/self/ns/pid") + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

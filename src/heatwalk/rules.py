@@ -15,6 +15,7 @@ from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, load, m
 from heatwalk.errors import BadInput, Problem
 from heatwalk.forecast import Need
 from heatwalk.inputs import fingerprint, resolve
+from heatwalk.program import process_names
 from heatwalk.remote import is_remote
 
 
@@ -35,6 +36,8 @@ class Rules(Plan):
         self._workflow = workflow
         # One value for this run and for the jobs that it sends to a cluster.
         self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
+        # A program that finds this process gone when it begins is nobody's.
+        os.environ["HEATWALK_STARTER"] = f"{os.getpid()} {process_names()}"
         # As a module with a prefix, Snakemake would look for a relative source below that prefix.
         self.prefix = workflow.modifier.path_modifier.prefix or ""
         # A conda environment puts its own Python first on the path; otherwise the one that runs Snakemake is used.

@@ -31,7 +31,7 @@ from heatwalk.lock import hold
 
 FORMAT = 1
 # Names that publication gives: data under its hash, and a file on its way to its name.
-LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?\.(zarr|objects\.json|h5ad|html)|\..+\.[0-9a-f]{32}")
+LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?(\.\w+)+|\..+\.[0-9a-f]{32}")
 _REMEDY = "delete this folder and run the workflow again: it remakes exactly what is missing"
 
 

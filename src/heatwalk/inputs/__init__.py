@@ -10,14 +10,16 @@ Every fault is a Problem with a code of `problems.CODES`. Formats are modules wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from heatwalk import remote
 from heatwalk.errors import BadInput, Problem
 from heatwalk.inputs import annzarr, delimited, h5ad, npz, samples, tenx_h5, tenx_mtx
-from heatwalk.inputs.opened import ITEM_KINDS, KINDS, Input, Request, choose_columns
+from heatwalk.inputs.opened import ITEM_KINDS, KINDS, Embedding, Input, Request, choose_columns
 from heatwalk.inputs.paths import fingerprint, resolve
-from heatwalk.inputs.problems import CODES, bad
+from heatwalk.inputs.problems import CODES, bad, gathering
 from heatwalk.inputs.values import ValueCheck
 
 __all__ = ["CODES", "FORMATS", "ITEM_KINDS", "KINDS", "Input", "ValueCheck"]
@@ -70,11 +72,17 @@ def _open_one(path: Path, request: Request) -> Input:
         if form.recognise(path):
             opened = form.open(path, request)
             try:
-                return choose_columns(opened, request)
+                return _with_embeddings(choose_columns(opened, request), path)
             except BaseException:
                 opened.close()
                 raise
     raise bad("HW-IN-005", path, "is in no format that is known here", f"give {KNOWN}")
+
+
+def _with_embeddings(opened: Input, path: Path) -> Input:
+    """The same source, whose embeddings fail in our words."""
+    found = {key: Embedding(array, f"{path}:obsm/{key}") for key, array in opened.obsm.items()}
+    return replace(opened, obsm=MappingProxyType(found))
 
 
 def validate(
@@ -103,4 +111,8 @@ def validate(
                 check.add(block)
         except BadInput as error:
             problems += error.problems
+        for array in opened.obsm.values():
+            with gathering(problems):
+                step = max(1, BLOCK_VALUES // max(1, array.shape[1]))
+                all(len(array[first : first + step]) for first in range(0, len(array), step))
         return [*check.problems(), *problems]

@@ -75,6 +75,21 @@ class Input:
         self.close()
 
 
+class Embedding:
+    """An obsm array whose rows are read within the border where library errors become problems."""
+
+    def __init__(self, array, where: str):
+        self._array, self._where = array, where
+        self.shape, self.dtype = tuple(array.shape), array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        with reading(self._where):
+            return self._array[rows]
+
+
 def number_type(dtype: np.dtype, where: str) -> np.dtype:
     """The type in which values are handed on, native and known to SciPy; refused when it is no number."""
     dtype = np.dtype(dtype)

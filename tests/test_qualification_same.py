@@ -1,0 +1,294 @@
+"""The same results wherever and however they are made, and exactly what has to be made again."""
+
+import functools
+import json
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import qualified
+from qualified import ROOT, TRIALS, Job
+from workflow_runs import dry_run
+
+from heatwalk import config, store
+from heatwalk.errors import BadInput
+
+# How a run may differ without a difference in what it makes: what is added to every command, and to its environment.
+ELSEWHERE = {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "4242", "HOME": "/nonexistent"}
+VARIANTS = {
+    "one thread": ("--threads 1", {"OMP_NUM_THREADS": "1"}),
+    "three threads": ("--threads 3", {"OMP_NUM_THREADS": "3"}),
+    "locale, time zone, hash seed, home": ("", ELSEWHERE),
+    "two worker processes": ("--threads 2 --scheduler processes", {}),
+    "three worker processes": ("--threads 3 --scheduler processes", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def whole():
+    return qualified.whole()
+
+
+def shuffled(whole, generator: random.Random) -> list[Job]:
+    """All jobs in an order in which they can run, drawn at random."""
+    left, done = list(whole.jobs.values()), []
+    while left:
+        able = [job for job in left if {*job.inputs} <= {each.name for each in done}]
+        done.append(generator.choice(able))
+        left.remove(done[-1])
+    return done
+
+
+def with_arguments(job: Job, more: str) -> Job:
+    """A job with arguments that go before those of its rule; none that its stage does not know."""
+    if "--scheduler" in more and "--scheduler" not in job.command:
+        more = more.partition("--scheduler")[0]
+    return job._replace(command=f"{job.command} {more}")  # of an argument given twice the later counts
+
+
+@pytest.mark.qualification("the same hash")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_hashes_in_any_order_and_surroundings(whole, tmp_path, variant, record_property):
+    """Every job by itself in a random order, in another folder with a space in its name."""
+    more, environment = VARIANTS[variant]
+    folder = qualified.prepare(tmp_path / "another place")
+    different = []
+    for job in shuffled(whole, random.Random(variant)):
+        done = qualified.run(with_arguments(job, more), folder, **environment)
+        assert done.returncode == 0, f"{job.name}: {done.stderr}"
+        if qualified.root(folder, job.name) != whole.root(job.name):
+            different.append(job.name)
+    record_property("trials", dict(Counter(job.stage for job in whole.jobs.values())))
+    record_property("failures", len(different))
+    assert different == []
+
+
+# ---- other processors ------------------------------------------------------------------------------------------------
+
+# Older code paths of every library that chooses by processor: last bits may differ.
+OLD_PROCESSOR = {
+    "OPENBLAS_CORETYPE": "Prescott",
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX AVX2 FMA3",
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "FAISS_OPT_LEVEL": "generic",
+    "NUMBA_CPU_NAME": "generic",
+    "NUMBA_CPU_FEATURES": "",
+    "PYTHONWARNINGS": "ignore",
+}
+# By how much values may differ there, as a share of the largest of their array: docs/qualification.md says why.
+CLASSES = {"bits": 0.0, "rounding": 1e-6, "trained": float("inf")}
+
+
+def class_of(stage: str) -> str:
+    text = (ROOT / "scripts" / f"{stage}.py").read_text()
+    return "trained" if "checkpoint" in text else "rounding"
+
+
+def largest_difference(one: store.Result, other: store.Result) -> dict[str, float]:
+    """Of every array of numbers, the largest difference as a share of its largest value."""
+    found = {}
+    for name in one:
+        first, second = one[name], other[name]
+        if not hasattr(first, "dtype") or first.dtype.kind not in "fiub" or first.shape != second.shape:
+            found[name] = 0.0 if not hasattr(first, "dtype") or first.shape == second.shape else float("inf")
+            continue
+        a, b = np.asarray(first[...], float), np.asarray(second[...], float)
+        assert (np.isnan(a) == np.isnan(b)).all(), name
+        scale = max(np.nanmax(np.abs(a), initial=0), 1e-300)
+        found[name] = float(np.nanmax(np.abs(a - b), initial=0) / scale)
+    return found
+
+
+@pytest.mark.qualification("older processor")
+@pytest.mark.parametrize("stage", qualified.stages())
+def test_an_older_processor_changes_no_more_than_its_class_allows(whole, tmp_path, stage):
+    job, folder = whole.of_stage(stage), whole.copy(tmp_path / "run")
+    before = store.read(qualified.own(folder, job))
+    folder = whole.copy(tmp_path / "older")
+    done = qualified.run(job, folder, **OLD_PROCESSOR)
+    assert done.returncode == 0, done.stderr
+    differences = largest_difference(before, store.read(folder / "results" / job.name))
+    worst = max(differences, key=differences.get, default="")
+    print(f"{stage}: {differences.get(worst, 0):.1e} ({worst}), class {class_of(stage)}")
+    assert differences.get(worst, 0) <= CLASSES[class_of(stage)], differences
+
+
+# ---- what runs again -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def another(stage: str) -> dict:
+    """The options of a stage with one of them changed, as the plan allows it."""
+    shipped, chosen = config.load(ROOT / "config" / "config.yaml")[stage], qualified.options()
+    for name, value in shipped.items():
+        value = chosen.get(stage, {}).get(name, value)
+        tries = [not value] if isinstance(value, bool) else [["type"], ["time"]] if isinstance(value, list) else []
+        tries += [value + 1, value / 2] if isinstance(value, int | float) and not isinstance(value, bool) else []
+        for changed in tries:
+            options = {**chosen, stage: {**chosen.get(stage, {}), name: changed}}
+            if changed != value and is_allowed(options):
+                return options
+    raise LookupError(f"{stage} has no option that this test can change")
+
+
+def is_allowed(options: dict) -> bool:
+    complete = config.complete(options, config.load(ROOT / "config" / "config.yaml"))
+    try:
+        return not config.check(complete, ROOT / "workflow" / "schemas")
+    except BadInput:
+        return False
+
+
+def planned(folder: Path) -> set[str]:
+    """What a dry run would run."""
+    done = dry_run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = set()
+    for block in done.stdout.split("\n\n"):
+        lines = [line.strip() for line in block.splitlines()]
+        output = next((line.removeprefix("output: ") for line in lines if line.startswith("output: ")), "")
+        found |= {"/".join(Path(output).parts[-3:-1])} if output.endswith("/manifest.json") else set()
+    return found
+
+
+def after(whole, names: set[str]) -> set[str]:
+    """Jobs and all that is made from them."""
+    while (more := names | {job.name for job in whole.jobs.values() if {*job.inputs} & names}) != names:
+        names = more
+    return names
+
+
+@pytest.mark.qualification("staleness")
+@pytest.mark.parametrize("stage", qualified.stages())
+def test_a_changed_option_reruns_its_stage_and_what_follows(whole, tmp_path, stage):
+    folder = whole.copy(tmp_path / "run")
+    (folder / "config" / "config.yaml").write_text(json.dumps(another(stage)))
+    assert planned(folder) == after(whole, {job.name for job in whole.jobs.values() if job.stage == stage})
+
+
+@pytest.mark.qualification("staleness")
+@pytest.mark.parametrize("stage", qualified.stages())
+def test_a_deleted_result_and_an_edited_manifest_are_noticed(whole, tmp_path, stage):
+    job, folder = whole.of_stage(stage), whole.copy(tmp_path / "run")
+    assert planned(folder) == set()
+    manifest = folder / "results" / job.name / "manifest.json"
+    content = manifest.read_text()
+    os.unlink(manifest)  # its file is shared with the uninterrupted run
+    manifest.write_text(content.replace('"format":1', '"format": 1'))
+    assert store.verify(manifest.parent)
+    assert job.name in planned(folder) or after(whole, {job.name}) - {job.name} <= planned(folder)
+    qualified.without(folder, job)
+    assert job.name in planned(folder)
+
+
+@pytest.mark.qualification("staleness")
+def test_a_source_is_known_by_its_content_and_not_by_its_time(whole, tmp_path):
+    folder = whole.copy(tmp_path / "run")
+    source = folder / "config" / "new.h5ad"
+    for seconds in (-10 * 86400, 86400):  # long ago, and a clock that goes wrong
+        moment = time.time() + seconds
+        os.utime(source, (moment, moment))
+        assert planned(folder) == set()
+    content = bytearray(source.read_bytes())
+    content[-1] ^= 1
+    source.write_bytes(content)
+    moment = time.time() - 10 * 86400
+    os.utime(source, (moment, moment))
+    reading = {job.name for job in whole.jobs.values() if job.stage == "cells" and "new.h5ad" in job.command}
+    assert planned(folder) == after(whole, reading)
+
+
+# ---- network, threads, files -----------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """Looks at every process of a run: sockets that are not of this machine alone, and threads that want to run."""
+
+    def __init__(self, process: psutil.Process):
+        self.process, self.foreign, self.running, self.looks = process, set(), [], 0
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _look(self) -> None:
+        while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            running = 0
+            for each in self._processes():
+                try:
+                    self.foreign |= {str(c) for c in each.net_connections("inet") if not c.laddr.ip.startswith("127.")}
+                    running += sum(_state(path) == "R" for path in Path(f"/proc/{each.pid}/task").iterdir())
+                except (psutil.Error, OSError):
+                    continue
+            self.running.append(running)
+            self.looks += 1
+            time.sleep(0.05)
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            return self.process.children(recursive=True)
+        except psutil.Error:
+            return []
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.qualification("no network")
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_a_whole_run_needs_no_network_and_leaves_no_file(whole, tmp_path, scheduler):
+    if subprocess.run(["unshare", "-rn", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("there are no network namespaces here")
+    folder, temporary = qualified.prepare(tmp_path / "run"), tmp_path / "temporary"
+    temporary.mkdir()
+    (folder / "config" / "config.yaml").write_text(
+        json.dumps({**qualified.options(), "compute": {"scheduler": scheduler}})
+    )
+    loopback = "ip link set lo up && " if scheduler == "processes" else ""
+    if loopback and not shutil.which("ip"):
+        pytest.skip("there is no ip to switch the loopback on with")
+    run = psutil.Popen(
+        ["unshare", "-rn", "sh", "-c", f"{loopback}exec python -m heatwalk.cli run --cores 2"],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    sampler = Sampler(psutil.Process(run.pid))
+    said, _ = run.communicate(timeout=1800)
+    sampler.join()
+    assert run.returncode == 0, said
+    assert qualified.roots(folder) == qualified.roots(whole.folder)
+    assert sampler.foreign == set()
+    assert sampler.looks > 20
+    mean = float(np.mean(sampler.running))
+    print(f"{scheduler}: {mean:.2f} threads wanted to run, of 2 cores; at most {max(sampler.running)}")
+    assert mean <= 2 * 1.1
+    assert [path.name for path in temporary.rglob("*") if path.is_file()] == []
+    assert {path.name for path in folder.iterdir()} == {"config", "results", "logs", ".snakemake"}
+    assert [path.name for path in (folder / "results" / ".work").rglob("*") if not path.name.endswith(".lock")] == [
+        *{job.dataset for job in whole.jobs.values()}
+    ]
+
+
+@pytest.mark.parametrize("stage", ["affinity", "pca"])
+def test_hashes_are_the_same_on_one_thread_and_in_another_place(whole, tmp_path, stage):
+    """The slice of it that `make test` runs."""
+    job, folder = whole.of_stage(stage), whole.copy(tmp_path / "another place")
+    qualified.without(folder, job)
+    done = qualified.run(with_arguments(job, "--threads 1"), folder, **ELSEWHERE)
+    assert done.returncode == 0, done.stderr
+    assert qualified.root(folder, job.name) == whole.root(job.name)
+    assert TRIALS
