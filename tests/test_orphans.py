@@ -8,13 +8,13 @@ import time
 import psutil
 import pytest
 
-from heatwalk import cli
+from heatwalk import other_runs
 from heatwalk.errors import Locked
 from heatwalk.program import process_names
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs learn of a death by Linux's signal")
 
-PROGRAM = "from heatwalk import program; program._die_with_parent(); print('goes on')"
+PROGRAM = "from heatwalk import program; program.die_with_parent(); print('goes on')"
 
 
 def dead() -> int:
@@ -49,7 +49,7 @@ def locked(tmp_path, monkeypatch):
 
 def test_resume_waits_for_programs_that_are_about_to_end(locked):
     program = psutil.Popen([sys.executable, "-c", "import time; time.sleep(1.5)", "--block-cells", "1"], cwd=locked)
-    cli._wait_for_orphans()
+    other_runs.wait_for_orphans()
     assert program.wait(0) == 0
 
 
@@ -59,8 +59,8 @@ def test_resume_refuses_a_run_that_lives_at_once(locked):
     started = time.monotonic()
     try:
         with pytest.raises(Locked, match=f"process {run.pid} is running the workflow"):
-            cli._wait_for_orphans()
+            other_runs.wait_for_orphans()
     finally:
         run.kill()
         run.wait()
-    assert time.monotonic() - started < cli._GRACE_SECONDS / 2
+    assert time.monotonic() - started < other_runs._GRACE_SECONDS / 2

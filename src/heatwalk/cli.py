@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -14,16 +13,15 @@ import click
 
 from heatwalk import config as configuration
 from heatwalk import doctor as examination
-from heatwalk import profiles, remote, remote_commands, slurm, store
+from heatwalk import other_runs, profiles, remote, remote_commands, slurm, store
 from heatwalk.compute import available_threads
 from heatwalk.ending import end as _end
 from heatwalk.ending import explained as _explained
-from heatwalk.errors import BadInput, HeatwalkError, Locked, OutOfResources, Problem, first_few
-from heatwalk.program import die_with_parent, explain
+from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem, first_few
+from heatwalk.program import die_with_parent
 from heatwalk.rules import failures
 
 _EVERYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
-_GRACE_SECONDS = 60  # that a program without its Snakemake may take to be loaded and to end
 _LOOK_SECONDS = 15  # between two looks at the jobs of a cluster
 
 
@@ -82,8 +80,8 @@ def run(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str
 def resume(configfile: tuple[Path, ...], cores: str, snakemake_arguments: tuple[str, ...]) -> None:
     """Clear the lock that a killed run left, and go on where it stopped."""
     with _explained():
-        _refuse_jobs()
-        _wait_for_orphans()
+        other_runs.refuse_jobs()
+        other_runs.wait_for_orphans()
         _unlock(configfile)
     _end(_run(configfile, cores, ("--rerun-incomplete", *snakemake_arguments)))
 
@@ -221,13 +219,13 @@ def batch(configfile, cores, snakemake_arguments, inbox, reference, stages, sett
         with open(log, "w") as printed:
             done = subprocess.run(command, check=False, stdout=printed, stderr=printed, preexec_fn=die_with_parent)
         if done.returncode:
-            _refuse_lock()  # another run was a moment faster
+            other_runs.refuse_lock()  # another run was a moment faster
         return done.returncode
 
     with _explained(), ExitStack() as held:
-        _refuse_folder()
+        other_runs.refuse_folder()
         held.enter_context(batches.lock())
-        _wait_for_orphans()
+        other_runs.wait_for_orphans()
         _unlock(configfile)
         run = batches.Run(lambda: configuration.Plan(_config(configfile), _top()), snakemake)
         given = batches.opened(run.plan(), inbox, reference, stages, settle) if inbox else None
@@ -251,9 +249,9 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
         cluster = profiles.of_arguments(arguments)
         _refuse_targets(plan, arguments)
         remote_store.reach(plan)
-        _refuse_lock()
-        _refuse_jobs()
-        _refuse_folder()
+        other_runs.refuse_lock()
+        other_runs.refuse_jobs()
+        other_runs.refuse_folder()
         _refuse_what_cannot_fit(plan, plan.config["threads"] if cluster else _threads(plan, cores))
         started, command = time.time_ns(), [*_snakemake(configfile), *_cores_of(cluster, cores), *arguments]
         if cluster and not {"-n", "--dry-run", "--dryrun"} & {*arguments}:
@@ -263,7 +261,7 @@ def _run(configfile: tuple[Path, ...], cores: str, arguments: tuple[str, ...]) -
             code = subprocess.run(command, check=False).returncode
         new = [failure for failure in failures() if failure["time_ns"] >= started]
         if code and not new:
-            _refuse_lock()  # another run was a moment faster
+            other_runs.refuse_lock()  # another run was a moment faster
         if not code and not {"-n", "--dry-run", "--dryrun"} & set(arguments):
             remote_store.publish_plan(plan, Path("results"))
     except HeatwalkError as error:
@@ -388,64 +386,10 @@ def _beside(part: str) -> Path | str:
     return part.rpartition("/")[0] if remote.is_remote(part) else Path(os.path.abspath(part)).parent
 
 
-def _others(*, programs: bool = True) -> list[int]:
-    """Processes of another Snakemake run in the working folder, with the stage programs or without."""
-    import psutil
-
-    mine, found = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}, []
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        line = process.info["cmdline"] or []
-        runs = any(Path(part).name == "snakemake" for part in line[:3]) or (programs and "--block-cells" in line)
-        if runs and process.info["cwd"] == os.getcwd() and process.pid not in mine:
-            found.append(process.pid)
-    return found
-
-
-def _refuse_folder() -> None:
-    """Say that nothing can be written here, before Snakemake fails over it."""
-    try:
-        Path("results", ".work").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=Path("results", ".work")):
-            pass
-    except OSError as error:
-        raise explain(error, Path("results")) from None
-
-
-def _refuse_lock() -> None:
-    """Say who holds the workflow's lock, or that its holder is dead."""
-    if not any(Path(".snakemake/locks").glob("*")):
-        return
-    others = _others()
-    if others:
-        cause, remedy = f"process {others[0]} is running the workflow in this folder", "wait until it ends"
-    else:
-        cause, remedy = "a run that was killed left its lock", "type: heatwalk resume"
-    raise Locked(Problem("HW-LK-002", ".snakemake/locks", cause, remedy))
-
-
-def _refuse_jobs() -> None:
-    """Say that jobs of another run are at work here: unlike programs, they do not end with it."""
-    numbers = slurm.at_work(Path.cwd())
-    if numbers:
-        cause = f"jobs {first_few(numbers)} of Slurm, of another run, are at work in this folder"
-        remedy = f"wait until they end, or type: scancel {' '.join(numbers)}"
-        raise Locked(Problem("HW-LK-002", f"{Path.cwd()}", cause, remedy))
-
-
 def _unlock(configfile: tuple[Path, ...]) -> None:
     """Remove the workflow's lock, whose holder is dead."""
     if any(Path(".snakemake/locks").glob("*")):
         subprocess.run([*_snakemake(configfile), "--cores", "1", "--unlock"], check=False, stderr=subprocess.DEVNULL)
-
-
-def _wait_for_orphans() -> None:
-    """Stage programs end with the Snakemake that started them; give them a moment, and refuse a run that lives."""
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while _others():
-        if _others(programs=False) or time.monotonic() > deadline:
-            _refuse_lock()
-            return
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

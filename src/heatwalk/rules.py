@@ -139,7 +139,7 @@ class Rules(Plan):
         given |= {"home": str(self.top), "python": self.python}
         given |= {"scheduler": self._scheduler()} if stage in SCHEDULED else {}
         given |= {"device": compute["device"], "gpu": int(compute["device"] != "cpu")} if stage in ON_DEVICE else {}
-        return given | ({"places": self._places()} if stage == "cells" else {})
+        return given | ({"places": self._allowed()} if stage == "cells" else {})
 
     def _scheduler(self) -> str:
         """Who computes, in one word."""
@@ -192,7 +192,7 @@ class Rules(Plan):
         given = " --inputs {input.reference:q}" if stage == "cells" else " --inputs {input:q}"
         return f"{fixed} {options} {machine}{given}"
 
-    def _places(self) -> str:
+    def _allowed(self) -> str:
         """Where sources may lie, as arguments of the program of `cells`, quoted."""
         return shlex.join(["--base", str(self.base), *(part for root in self.roots for part in ("--root", str(root)))])
 
