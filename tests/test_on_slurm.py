@@ -197,6 +197,7 @@ def test_cancelled_and_killed_in_the_middle_and_resumed(cluster, local, tmp_path
     assert set(re.search("scancel (.*)", done.stderr)[1].split()) == set(left)
     cluster.ask("scancel", *left)
     wait_until(lambda: not jobs_in(cluster, folder, "RUNNING", "COMPLETING", "PENDING"), 60)
+    wait_until(lambda: not at_work(folder), PATIENCE)  # without control groups, Slurm misses some of a job's processes
 
     done = heatwalk(folder, "resume", *RUN, **cluster.environment)
     assert done.returncode == 0, done.stderr
@@ -225,6 +226,11 @@ def test_a_gpu_is_asked_for_where_a_stage_uses_one(cluster, tmp_path):
     kill_tree(run.pid)
     run.wait(10)
     cluster.ask("scancel", number)
+
+
+def at_work(folder: Path) -> list[int]:
+    """Processes in a folder, those of jobs on this one machine included."""
+    return [each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(folder)]
 
 
 # ---- Dask ------------------------------------------------------------------------------------------------------------
