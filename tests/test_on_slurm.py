@@ -217,6 +217,42 @@ def test_a_job_at_its_time_limit_is_sent_again_with_more(cluster, local, tmp_pat
     assert store.read_json(folder / "results" / "toy" / "pca" / "manifest.json")["root"] == local["toy"]["pca"]
 
 
+def busy(cluster, folder: Path) -> list[str]:
+    return [job[0] for job in jobs_in(cluster, folder, "RUNNING") if job[3].startswith("rule_")]
+
+
+def test_a_job_whose_node_fails_goes_to_another(cluster, local, tmp_path):
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    run = start(folder, cluster, "run", *RUN)
+    wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), PATIENCE)
+    (number,) = busy(cluster, folder)
+    node = cluster.ask("squeue", "-h", "-j", number, "-o", "%N").strip()
+    for process in psutil.process_iter(["cmdline"]):  # all of the job on that node
+        if (process.info["cmdline"] or [""])[0].startswith(f"slurmstepd: [{number}."):
+            kill_tree(process.pid)
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        assert run.wait(PATIENCE) == 0, Path(f"{folder}.err").read_text()
+    finally:
+        cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
+    assert roots(folder) == local["toy"]
+
+
+def test_a_job_that_is_preempted_comes_back(local, tmp_path):
+    first = "PartitionName=first Nodes=n1 PriorityTier=10 PreemptMode=off MaxTime=60 State=UP"
+    preempts = ("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE")
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    with local_slurm.slurm(tmp_path / "slurm", [Node("n1", "main")], *preempts, first) as shared:
+        run = start(folder, shared, "run", *RUN)
+        wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), PATIENCE)
+        number = busy(shared, folder)
+        shared.ask("sbatch", "-p", "first", "-c", "2", "-o", "/dev/null", "--wrap", "sleep 2")
+        wait_until(lambda: not busy(shared, folder), 60)
+        assert run.wait(PATIENCE) == 0, Path(f"{folder}.err").read_text()
+        assert [job[0] for job in jobs_in(shared, folder) if job[3].startswith("rule_")] == number
+    assert roots(folder) == local["toy"]
+
+
 def test_a_gpu_is_asked_for_where_a_stage_uses_one(cluster, tmp_path):
     folder = prepared(tmp_path / "run", "toy\ttoy.h5ad\tcounts\n", OPTIONS + "threads: 1\ncompute: {device: cuda}\n")
     run = start(folder, cluster, "run", *RUN, "--retries", "0")
