@@ -140,6 +140,24 @@ def test_a_controller_that_is_gone(tmp_path):
     one_line(done, "HW-SL-002", 4)
 
 
+NO_ACCOUNTS = local_slurm.missing(local_slurm.ACCOUNTING, local_slurm.INSTALL_ACCOUNTING)
+
+
+@pytest.mark.skipif(bool(NO_ACCOUNTS), reason=NO_ACCOUNTS)
+@pytest.mark.parametrize("status", ["sacct", "squeue"])
+def test_accounting_may_be_on(local, tmp_path, status):
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    of = ("--slurm-status-command", status, "--default-resources")
+    with local_slurm.slurm(tmp_path / "slurm", [Node("n1", "main")], account="lab") as keeping:
+        done = heatwalk(folder, "doctor", *RUN, *of, "slurm_account=nobody", **keeping.environment)
+        one_line(done, "HW-SL-005", 2)
+        assert "use one of: lab" in done.stderr
+        done = heatwalk(folder, "run", *RUN, *of, "slurm_account=lab", "--until", "pca", **keeping.environment)
+        assert done.returncode == 0, done.stderr
+    root = store.read_json(folder / "results" / "toy" / "pca" / "manifest.json")["root"]
+    assert root == local["toy"]["pca"]
+
+
 # ---- the workflow ----------------------------------------------------------------------------------------------------
 
 
