@@ -104,7 +104,7 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
     host, user, ports = socket.gethostname().split(".")[0], getpass.getuser(), _free_ports(len(nodes) + 1)
     (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
     (folder / "munge.key").chmod(0o400)
-    # Without systemd and control groups: plain process trees, and memory watched every second.
+    # Without systemd and control groups: process groups (a tree loses who outlives its parent), memory every second.
     lines = [
         "ClusterName=heatwalk",
         f"SlurmctldHost={host}(127.0.0.1)",
@@ -120,7 +120,7 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
         f"SlurmdPidFile={folder}/slurmd-%n.pid",
         f"SlurmdLogFile={folder}/slurmd-%n.log",
         "SlurmdParameters=config_overrides",
-        "ProctrackType=proctrack/linuxproc",
+        "ProctrackType=proctrack/pgid",
         "TaskPlugin=task/none",
         "MpiDefault=none",
         "SelectType=select/cons_tres",

@@ -215,7 +215,7 @@ def test_cancelled_and_killed_in_the_middle_and_resumed(cluster, local, tmp_path
     assert set(re.search("scancel (.*)", done.stderr)[1].split()) == set(left)
     cluster.ask("scancel", *left)
     wait_until(lambda: not jobs_in(cluster, folder, "RUNNING", "COMPLETING", "PENDING"), 60)
-    wait_until(lambda: not at_work(folder), PATIENCE)  # without control groups, Slurm misses some of a job's processes
+    wait_until(lambda: not at_work(folder), PATIENCE)  # on this one machine they would be taken for a run
 
     done = heatwalk(folder, "resume", *RUN, **cluster.environment)
     assert done.returncode == 0, done.stderr
