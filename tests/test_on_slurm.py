@@ -252,7 +252,7 @@ def test_a_job_whose_node_fails_goes_to_another(cluster, local, tmp_path):
     try:
         assert run.wait(PATIENCE) == 0, Path(f"{folder}.err").read_text()
     finally:
-        cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
+        wait_until(lambda: "down" not in cluster.ask("sinfo", "-h", "-n", node, "-o", "%T"), PATIENCE)  # it comes back
     assert roots(folder) == local["toy"]
 
 

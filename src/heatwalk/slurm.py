@@ -243,7 +243,8 @@ class Watch:
             return list(error.problems)
         found, now = [], time.monotonic()
         for number, reason, comment, folder in (line.split("|", 3) for line in lines if line.count("|") >= 3):
-            if not comment.startswith("rule_") or Path(folder) != self._folder or number in self._said:
+            mine = comment.startswith("rule_") and Path(folder) == self._folder
+            if not mine or number in self._said or reason == "BeginTime":  # one queued again begins after two minutes
                 continue
             never = _NEVER.search(reason)
             if never or now - self._since.setdefault(number, now) > _PATIENCE:
