@@ -244,7 +244,12 @@ def test_time_limits_are_read(tmp_path, monkeypatch, limit, minutes):
 
 
 def test_a_job_that_can_never_begin_is_cancelled_and_one_that_waits_is_said_once(tmp_path, monkeypatch):
-    jobs = ("5|PartitionTimeLimit|rule_pca_wildcards_blood", "6|Resources|rule_pca", "7|Priority|mine")
+    jobs = (
+        "5|PartitionTimeLimit|rule_pca_wildcards_blood",
+        "6|Resources|rule_pca",
+        "7|Priority|mine",
+        "8|BeginTime|rule_pca",
+    )
     programs = {
         "squeue": "\n".join(f"echo '{job}|{tmp_path}'" for job in jobs),
         "scancel": f"echo $1 >> {tmp_path}/cancelled",
