@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
+ACCOUNTING = ("slurmdbd", "mariadbd", "sacctmgr", "sacct")
 INSTALL = "apt-get install --no-install-recommends slurm-wlm munge"
+INSTALL_ACCOUNTING = "apt-get install --no-install-recommends slurmdbd mariadb-server-core"
 _PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-_START_SECONDS = 30
+_START_SECONDS = 60
 
 
 class Node(NamedTuple):
@@ -60,23 +62,31 @@ class Slurm(NamedTuple):
         _end([self.daemons.pop(daemon)])
 
 
-def missing() -> str:
+def missing(programs: tuple[str, ...] = PROGRAMS, install: str = INSTALL) -> str:
     """Why there can be no Slurm here; nothing where there can."""
-    absent = [name for name in PROGRAMS if not shutil.which(name, path=_PLACES)]
-    return f"no {', '.join(absent)} on this machine: {INSTALL}" if absent else ""
+    absent = [name for name in programs if not shutil.which(name, path=_PLACES)]
+    return f"no {', '.join(absent)} on this machine: {install}" if absent else ""
 
 
 @contextlib.contextmanager
-def slurm(folder: Path, nodes: list[Node], *options: str):
-    """Start munge, the controller and a daemon for every node; stop them all, and every job, at the end."""
+def slurm(folder: Path, nodes: list[Node], *options: str, account: str = ""):
+    """Start munge, the controller and a daemon for every node; stop them all, and every job, at the end.
+
+    account: Slurm keeps accounts, and this is one of this user's; without, it keeps none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": os.pathsep.join([str(folder / "bin"), _PLACES])}
     running = Slurm(folder, environment, {})
-    _configure(folder, nodes, options)
+    port = _free_ports(1)[0]
+    keeping = ("AccountingStorageType=accounting_storage/slurmdbd", "AccountingStorageHost=127.0.0.1")
+    keeping += (f"AccountingStoragePort={port}", f"AccountingStoragePass={folder}/munge.socket")
+    _configure(folder, nodes, (*options, *(keeping if account else ())))
     try:
         _start(running, "munged", *_munged(folder))
         _wait(lambda: (folder / "munge.socket").exists(), "munged", folder)
+        if account:
+            _keep_accounts(running, account, port)
         _start(running, "slurmctld", "slurmctld", "-D", "-c")
         for node in nodes:
             _start(running, node.name, *_in_its_own_mounts(node.hidden, ["slurmd", "-D", "-N", node.name]))
@@ -94,7 +104,7 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
     host, user, ports = socket.gethostname().split(".")[0], getpass.getuser(), _free_ports(len(nodes) + 1)
     (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
     (folder / "munge.key").chmod(0o400)
-    # Without systemd and control groups: plain process trees, and memory watched every second.
+    # Without systemd and control groups: process groups (a tree loses who outlives its parent), memory every second.
     lines = [
         "ClusterName=heatwalk",
         f"SlurmctldHost={host}(127.0.0.1)",
@@ -110,7 +120,7 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
         f"SlurmdPidFile={folder}/slurmd-%n.pid",
         f"SlurmdLogFile={folder}/slurmd-%n.log",
         "SlurmdParameters=config_overrides",
-        "ProctrackType=proctrack/linuxproc",
+        "ProctrackType=proctrack/pgid",
         "TaskPlugin=task/none",
         "MpiDefault=none",
         "SelectType=select/cons_tres",
@@ -120,6 +130,7 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
         "JobAcctGatherFrequency=task=1",
         "JobAcctGatherParams=OverMemoryKill",
         "ReturnToService=2",
+        "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny",  # none listens to other machines
         "KillWait=2",
         "InactiveLimit=0",
     ]
@@ -146,6 +157,41 @@ def _configure(folder: Path, nodes: list[Node], options: tuple[str, ...]) -> Non
     (folder / "bin" / "srun").chmod(0o755)
     for name in ("state", *(f"spool-{node.name}" for node in nodes)):
         (folder / name).mkdir(exist_ok=True)
+
+
+def _keep_accounts(running: Slurm, account: str, port: int) -> None:
+    """A database that listens to nobody but its socket, and Slurm's daemon in front of it."""
+    folder, user = running.folder, getpass.getuser()
+    running.environment["MYSQL_UNIX_PORT"] = str(folder / "database.socket")
+    where = ["--no-defaults", f"--datadir={folder / 'database'}", f"--user={user}"]
+    (folder / "database").mkdir()
+    quiet = [
+        "--skip-grant-tables",
+        "--skip-networking",
+        f"--socket={folder / 'database.socket'}",
+        f"--pid-file={folder / 'database.pid'}",
+    ]
+    _start(running, "mariadbd", "mariadbd", *where, *quiet)
+    _wait(lambda: (folder / "database.socket").exists(), "the database", folder)
+    host = socket.gethostname().split(".")[0]  # it takes itself for another one's substitute where this is not its own
+    lines = ["AuthType=auth/munge", f"AuthInfo=socket={folder}/munge.socket", f"DbdHost={host}", "DbdAddr=127.0.0.1"]
+    lines += [f"DbdPort={port}"]
+    lines += [f"SlurmUser={user}", f"PidFile={folder}/slurmdbd.pid", f"LogFile={folder}/slurmdbd.log"]
+    lines += ["StorageType=accounting_storage/mysql", "StorageHost=localhost", f"StorageUser={user}"]
+    (folder / "slurmdbd.conf").write_text("\n".join(lines) + "\n")
+    (folder / "slurmdbd.conf").chmod(0o600)
+    _start(running, "slurmdbd", "slurmdbd", "-D")
+    _wait(lambda: _answers(running, "sacctmgr", "-n", "list", "cluster"), "accounting", folder)
+    for added in (["cluster", "heatwalk"], ["account", account], ["user", user, f"account={account}"]):
+        _answers(running, "sacctmgr", "-i", "add", *added)
+
+
+def _answers(running: Slurm, *command: str) -> bool:
+    try:
+        running.ask(*command, seconds=10)
+    except (AssertionError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def _munged(folder: Path) -> list[str]:

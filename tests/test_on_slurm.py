@@ -140,6 +140,24 @@ def test_a_controller_that_is_gone(tmp_path):
     one_line(done, "HW-SL-002", 4)
 
 
+NO_ACCOUNTS = local_slurm.missing(local_slurm.ACCOUNTING, local_slurm.INSTALL_ACCOUNTING)
+
+
+@pytest.mark.skipif(bool(NO_ACCOUNTS), reason=NO_ACCOUNTS)
+@pytest.mark.parametrize("status", ["sacct", "squeue"])
+def test_accounting_may_be_on(local, tmp_path, status):
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    of = ("--slurm-status-command", status, "--default-resources")
+    with local_slurm.slurm(tmp_path / "slurm", [Node("n1", "main")], account="lab") as keeping:
+        done = heatwalk(folder, "doctor", *RUN, *of, "slurm_account=nobody", **keeping.environment)
+        one_line(done, "HW-SL-005", 2)
+        assert "use one of: lab" in done.stderr
+        done = heatwalk(folder, "run", *RUN, *of, "slurm_account=lab", "--until", "pca", **keeping.environment)
+        assert done.returncode == 0, done.stderr
+    root = store.read_json(folder / "results" / "toy" / "pca" / "manifest.json")["root"]
+    assert root == local["toy"]["pca"]
+
+
 # ---- the workflow ----------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +215,7 @@ def test_cancelled_and_killed_in_the_middle_and_resumed(cluster, local, tmp_path
     assert set(re.search("scancel (.*)", done.stderr)[1].split()) == set(left)
     cluster.ask("scancel", *left)
     wait_until(lambda: not jobs_in(cluster, folder, "RUNNING", "COMPLETING", "PENDING"), 60)
+    wait_until(lambda: not at_work(folder), PATIENCE)  # on this one machine they would be taken for a run
 
     done = heatwalk(folder, "resume", *RUN, **cluster.environment)
     assert done.returncode == 0, done.stderr
@@ -216,6 +235,42 @@ def test_a_job_at_its_time_limit_is_sent_again_with_more(cluster, local, tmp_pat
     assert store.read_json(folder / "results" / "toy" / "pca" / "manifest.json")["root"] == local["toy"]["pca"]
 
 
+def busy(cluster, folder: Path) -> list[str]:
+    return [job[0] for job in jobs_in(cluster, folder, "RUNNING") if job[3].startswith("rule_")]
+
+
+def test_a_job_whose_node_fails_goes_to_another(cluster, local, tmp_path):
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    run = start(folder, cluster, "run", *RUN)
+    wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), PATIENCE)
+    (number,) = busy(cluster, folder)
+    node = cluster.ask("squeue", "-h", "-j", number, "-o", "%N").strip()
+    for process in psutil.process_iter(["cmdline"]):  # all of the job on that node
+        if (process.info["cmdline"] or [""])[0].startswith(f"slurmstepd: [{number}."):
+            kill_tree(process.pid)
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        assert run.wait(PATIENCE) == 0, Path(f"{folder}.err").read_text()
+    finally:
+        wait_until(lambda: "down" not in cluster.ask("sinfo", "-h", "-n", node, "-o", "%T"), PATIENCE)  # it comes back
+    assert roots(folder) == local["toy"]
+
+
+def test_a_job_that_is_preempted_comes_back(local, tmp_path):
+    first = "PartitionName=first Nodes=n1 PriorityTier=10 PreemptMode=off MaxTime=60 State=UP"
+    preempts = ("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE")
+    folder = prepared(tmp_path / "run", rows="toy\ttoy.h5ad\tcounts\n")
+    with local_slurm.slurm(tmp_path / "slurm", [Node("n1", "main")], *preempts, first) as shared:
+        run = start(folder, shared, "run", *RUN)
+        wait_until(lambda: (folder / "results" / "toy" / "pca" / "manifest.json").exists(), PATIENCE)
+        number = busy(shared, folder)
+        shared.ask("sbatch", "-p", "first", "-c", "2", "-o", "/dev/null", "--wrap", "sleep 2")
+        wait_until(lambda: not busy(shared, folder), 60)
+        assert run.wait(PATIENCE) == 0, Path(f"{folder}.err").read_text()
+        assert [job[0] for job in jobs_in(shared, folder) if job[3].startswith("rule_")] == number
+    assert roots(folder) == local["toy"]
+
+
 def test_a_gpu_is_asked_for_where_a_stage_uses_one(cluster, tmp_path):
     folder = prepared(tmp_path / "run", "toy\ttoy.h5ad\tcounts\n", OPTIONS + "threads: 1\ncompute: {device: cuda}\n")
     run = start(folder, cluster, "run", *RUN, "--retries", "0")
@@ -225,6 +280,11 @@ def test_a_gpu_is_asked_for_where_a_stage_uses_one(cluster, tmp_path):
     kill_tree(run.pid)
     run.wait(10)
     cluster.ask("scancel", number)
+
+
+def at_work(folder: Path) -> list[int]:
+    """Processes in a folder, those of jobs on this one machine included."""
+    return [each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(folder)]
 
 
 # ---- Dask ------------------------------------------------------------------------------------------------------------

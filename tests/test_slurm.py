@@ -96,14 +96,10 @@ def test_profile_of_the_repository_asks_for_nothing_that_a_cluster_may_lack():
 
 def test_command_line_goes_before_the_profile(tmp_path):
     (tmp_path / "config.yaml").write_text("executor: slurm\ndefault-resources: {slurm_partition: main}\n")
-    given = (
-        "--workflow-profile",
-        f"{tmp_path}",
-        "--default-resources",
-        "slurm_account=me",
-        "--slurm-status-command=sacct",
-    )
-    assert profiles.of_arguments(given)[:3] == ("main", "me", "sacct")
+    own = ("--workflow-profile", f"{tmp_path}")
+    assert profiles.of_arguments(own)[:3] == ("main", "", "sacct")
+    given = (*own, "--default-resources", "slurm_account=me", "--slurm-status-command=squeue")
+    assert profiles.of_arguments(given)[:3] == ("", "me", "squeue")  # Snakemake takes the whole list, or the other
     assert profiles.of_arguments(("--workflow-profile", f"{tmp_path}", "--executor", "local")) is None
     assert profiles.of_arguments(("-n",)) is None
 
@@ -159,6 +155,21 @@ def test_doctor_is_of_use_without_a_cluster(tmp_path):
     names = [line.split()[1].rstrip(":") for line in done.stdout.splitlines()]
     assert names == ["workflow", "python", "folder", "room", "device", "scheduler"]
     assert list((folder / "results").rglob("*")) == [folder / "results" / ".work"]
+
+
+@pytest.mark.parametrize(
+    ("compute", "code", "exit_code"),
+    [
+        ("{scheduler: slurm, slurm: {interface: nope0}}", "HW-CP-004", 2),
+        ("{scheduler: 'tcp://node7:8786'}", "HW-CP-003", 2),
+        ("{scheduler: 'tcp://127.0.0.1:1'}", "HW-RS-005", 4),
+    ],
+)
+def test_doctor_looks_at_who_will_compute(tmp_path, compute, code, exit_code):
+    done = heatwalk(prepare(tmp_path / "run", f"compute: {compute}\n"), "doctor")
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    assert done.stderr.startswith(code)
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", ["doctor", "run"])
@@ -233,7 +244,12 @@ def test_time_limits_are_read(tmp_path, monkeypatch, limit, minutes):
 
 
 def test_a_job_that_can_never_begin_is_cancelled_and_one_that_waits_is_said_once(tmp_path, monkeypatch):
-    jobs = ("5|PartitionTimeLimit|rule_pca_wildcards_blood", "6|Resources|rule_pca", "7|Priority|mine")
+    jobs = (
+        "5|PartitionTimeLimit|rule_pca_wildcards_blood",
+        "6|Resources|rule_pca",
+        "7|Priority|mine",
+        "8|BeginTime|rule_pca",
+    )
     programs = {
         "squeue": "\n".join(f"echo '{job}|{tmp_path}'" for job in jobs),
         "scancel": f"echo $1 >> {tmp_path}/cancelled",

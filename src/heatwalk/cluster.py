@@ -66,7 +66,7 @@ def _joined(scheduler: str, threads: int, folder: Path, stack: ExitStack) -> tup
     if scheduler == "processes":
         client = stack.enter_context(_connected(stack.enter_context(_local(threads))))
     else:
-        _check_it_is_private(scheduler)
+        check_it_is_private(scheduler)
         client = stack.enter_context(_connected(scheduler))
     return client, _wait_for_workers(client, _NO_WORKER_SECONDS, _no_workers)
 
@@ -158,7 +158,7 @@ def check_it_answers(address: str, security=None) -> None:
         raise _lost(cause, "start it, or set compute: scheduler: threads; then type: heatwalk resume")
 
 
-def _check_it_is_private(address: str) -> None:
+def check_it_is_private(address: str) -> None:
     """Refuse a scheduler of another machine that does not ask who we are: it runs what anybody sends it."""
     import dask
     from distributed.security import Security

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from heatwalk import compute, jobs, needs, slurm, store
+from heatwalk import compute, jobs, needs, slurm, store, worker_jobs
 from heatwalk.config import Plan, memory_bytes
 from heatwalk.errors import BadInput, HeatwalkError, OutOfResources, Problem
 from heatwalk.profiles import Cluster
@@ -72,7 +72,7 @@ def _here(plan: Plan, threads: int, top: Path) -> list[tuple[str, Callable[[], s
         ("folder", _folder),
         ("room", lambda: _room(plan, threads)),
         ("device", lambda: compute.check_device(settings["device"]) or settings["device"]),
-        ("scheduler", lambda: _scheduler(settings["scheduler"])),
+        ("scheduler", lambda: _scheduler(settings)),
     ]
 
 
@@ -116,10 +116,16 @@ def _room(plan: Plan, threads: int) -> str:
     return f"at most {needs.amount(most)} of {needs.amount(memory)} memory, {needs.amount(disk)} of results"
 
 
-def _scheduler(scheduler: str) -> str:
+def _scheduler(settings: dict) -> str:
+    scheduler = settings["scheduler"]
+    if scheduler == "slurm":
+        word = worker_jobs.written(settings["slurm"])
+        worker_jobs.check(worker_jobs.allowed(word))
+        return word
     if "://" in scheduler:
         from heatwalk import cluster
 
+        cluster.check_it_is_private(scheduler)
         cluster.check_it_answers(scheduler)
     return scheduler
 

@@ -28,9 +28,9 @@ _SIGNS = (
 _MEANING = {
     "OUT_OF_MEMORY": ("HW-SL-011", "for its memory", "raise `memory`, or --set-resources STAGE:mem_mb=MB"),
     "TIMEOUT": ("HW-SL-012", "at its time limit", "--set-resources STAGE:runtime=MINUTES"),
-    "NODE_FAIL": ("HW-SL-013", "with its node, which failed", "nothing; a node that fails again: sbatch's --exclude"),
-    "PREEMPTED": ("HW-SL-014", "for a job that goes first", "a partition without preemption"),
-    "CANCELLED": ("HW-SL-015", "because somebody cancelled it", "nothing"),
+    "NODE_FAIL": ("HW-SL-013", "with its node, which failed", "heatwalk resume"),
+    "PREEMPTED": ("HW-SL-014", "for a job that goes first", "name a partition without preemption"),
+    "CANCELLED": ("HW-SL-015", "because somebody cancelled it", "heatwalk resume"),
 }
 
 
@@ -53,7 +53,7 @@ class Ended(NamedTuple):
     def problem(self) -> Problem:
         code, why, more = _MEANING[self.state]
         cause = f"Slurm ended job {self.number} {why} ({self.state})"
-        return Problem(code, self.what, cause, f"it is sent again with more, `retries` times; if it fails: {more}")
+        return Problem(code, self.what, cause, f"it is sent again with more, `retries` times; if that fails: {more}")
 
 
 def ask(*command: str, seconds: float = SECONDS) -> Answer:
@@ -243,7 +243,8 @@ class Watch:
             return list(error.problems)
         found, now = [], time.monotonic()
         for number, reason, comment, folder in (line.split("|", 3) for line in lines if line.count("|") >= 3):
-            if not comment.startswith("rule_") or Path(folder) != self._folder or number in self._said:
+            mine = comment.startswith("rule_") and Path(folder) == self._folder
+            if not mine or number in self._said or reason == "BeginTime":  # one queued again begins after two minutes
                 continue
             never = _NEVER.search(reason)
             if never or now - self._since.setdefault(number, now) > _PATIENCE:

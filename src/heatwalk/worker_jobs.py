@@ -100,7 +100,7 @@ def allowed(scheduler: str) -> Allowed:
 def hired(scheduler: str, folder: Path) -> Iterator[Hired]:
     """A scheduler in this process, and jobs of workers for it; folder: seen by all nodes, for this stage alone."""
     wanted = allowed(scheduler)
-    _check(wanted)
+    check(wanted)
     from dask_jobqueue import SLURMCluster
     from distributed.security import Security
 
@@ -142,8 +142,8 @@ def _options(wanted: Allowed, folder: Path) -> dict:
     }
 
 
-def _check(wanted: Allowed) -> None:
-    """Everything that would otherwise be said late, or never."""
+def check(wanted: Allowed) -> None:
+    """Raise what would otherwise be said late, or never."""
     import psutil
 
     absent = [name.replace("_", "-") for name in _NEEDED if importlib.util.find_spec(name) is None]
