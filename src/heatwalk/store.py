@@ -278,10 +278,14 @@ def verify(folder: Path) -> list[Problem]:
     if manifest.get("format") != FORMAT:
         cause = f"it has format {manifest.get('format')}, this heatwalk reads format {FORMAT}"
         return [Problem("HW-ST-003", f"{folder}", cause, "use the heatwalk that wrote it, or delete it and run again")]
-    objects = read_json(folder / f"{_stem(manifest)}.objects.json")
+    listing = folder / f"{_stem(manifest)}.objects.json"
+    linked = [path.name for path in (folder / "manifest.json", listing) if path.is_symlink()]
+    if linked:
+        return [Problem("HW-ST-002", f"{folder}", f"{linked[0]} is a link to a file elsewhere", _REMEDY)]
+    objects = read_json(listing)
     if objects is None or hashlib.sha256(_canonical(objects)).hexdigest() != manifest["objects"]:
         return [Problem("HW-ST-004", f"{folder}", "the list of objects is missing or was changed", _REMEDY)]
-    if (folder / f"{_stem(manifest)}.objects.json").read_bytes() != _canonical(objects):
+    if listing.read_bytes() != _canonical(objects):
         return [Problem("HW-ST-004", f"{folder}", "the list of objects was changed", _REMEDY)]
     return _verify_objects(folder, manifest, objects)
 
