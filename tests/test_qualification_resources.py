@@ -155,7 +155,8 @@ def peak_of(job: Job, folder) -> int:
             program.wait(0.01)
         except subprocess.TimeoutExpired:
             continue
-    assert program.wait() == 0
+    said, errors = program.communicate()
+    assert program.returncode == 0, said + errors
     return most
 
 
