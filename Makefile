@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRIALS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: run test lint format environments qualify cluster-test clean
@@ -28,8 +29,8 @@ format: $(READY) ## put code into the form that lint asks for
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-qualify: $(READY) ## the long suite: kills at random moments, 500 bit flips, all data sets
-	$(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
+qualify: $(READY) ## the long suite, by stage and kind of fault; what passed for this code is not run again (TRIALS=30: longer)
+	TRIALS=$(TRIALS) $(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
 
 cluster-test: $(READY) ## the workflow and Dask on a real Slurm on this machine, started and stopped by the tests
 	command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -80,13 +81,29 @@ def code_of(*more: Path) -> str:
 # ---- the workflow, asked ---------------------------------------------------------------------------------------------
 
 
+def kept(name: str, ask) -> list:
+    """What Snakemake answers, asked once for this code in this place: it takes seconds to start."""
+    digest = hashlib.sha256(f"{ROOT} {name}".encode()).hexdigest()[:8]
+    place = KEPT / "asked" / f"{code_of(Path(__file__))}-{digest}.json"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(ask()))
+        partial.replace(place)
+    return json.loads(place.read_text())
+
+
 @functools.cache
 def stages() -> tuple[str, ...]:
-    """Every rule that makes a result: those that are no targets themselves, in the order in which they are written."""
+    """Every rule that makes a result: those that are no targets themselves, by name."""
+    return tuple(kept("stages", _stages))
+
+
+def _stages() -> list[str]:
     done = [snakemake(ROOT, option) for option in ("--list-rules", "--list-target-rules")]
     assert all(each.returncode == 0 for each in done), done
     everything, targets = ([line.strip() for line in each.stdout.splitlines()] for each in done)
-    return tuple(name for name in everything if re.fullmatch(r"\w+", name) and name not in targets)
+    return [name for name in everything if re.fullmatch(r"\w+", name) and name not in targets]
 
 
 def options() -> dict:
@@ -142,6 +159,12 @@ def prepare(folder: Path) -> Path:
 
 def jobs(folder: Path) -> dict[str, Job]:
     """Every job of the workflow in a folder, by "dataset/stage", in the order in which they can run."""
+    asked = kept(f"jobs {folder} {sys.executable}", lambda: list(_jobs(folder).values()))
+    found = {job.name: job for job in (Job(*fields[:3], tuple(fields[3])) for fields in asked)}
+    return {name: found[name] for name in ordered(found)}
+
+
+def _jobs(folder: Path) -> dict[str, Job]:
     done = dry_run(folder, "--forceall", "--printshellcmds")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {}
@@ -153,7 +176,7 @@ def jobs(folder: Path) -> dict[str, Job]:
             inputs = tuple("/".join(Path(one).parts[-3:-1]) for one in given if one.endswith("/manifest.json"))
             job = Job(Path(output.group(1)).parts[-3], stage.group(1), command, inputs)
             found[job.name] = job
-    return {name: found[name] for name in ordered(found)}
+    return found
 
 
 def ordered(found: dict[str, Job]) -> list[str]:

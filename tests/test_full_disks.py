@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -97,6 +98,23 @@ def test_a_log_that_cannot_be_written_costs_its_line_alone(tmp_path, capsys, mon
         handler.emit(logging.makeLogRecord({"msg": "lost"}))
     handler.close()
     assert capsys.readouterr().err == ""
+
+
+def test_unfinished_work_goes_though_another_thread_still_writes(tmp_path, monkeypatch):
+    removed = []
+
+    def rmtree(folder, **options):
+        removed.append(folder)
+        shutil_rmtree(folder, **options)
+        if len(removed) < 3:  # a thread that has not heard of the failure
+            (folder / "c").mkdir(parents=True)
+
+    shutil_rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    (tmp_path / "work").mkdir()
+    program._remove(tmp_path / "work")
+    assert len(removed) == 3
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(

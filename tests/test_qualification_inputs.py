@@ -44,11 +44,11 @@ def check_mutations(name, first, number, tmp_path, record_property) -> None:
     wrong = [(why, line) for line in lines if (why := what_is_wrong(line))]
     record_property("trials", {"cells": number})
     record_property("failures", len(wrong))
-    print(name, Counter(first(line["said"]) if line["code"] else "read" for line in lines))
+    print(name, Counter(leading_code(line["said"]) if line["code"] else "read" for line in lines))
     assert wrong == []
 
 
-def first(said: str) -> str:
+def leading_code(said: str) -> str:
     return (SOMETHING.findall(said) or ["no code"])[0]
 
 

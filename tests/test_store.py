@@ -268,6 +268,15 @@ def test_a_linked_chunk_is_refused(folder, tmp_path):
     assert "(changed)" in str(store.verify(folder)[0])
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "*.objects.json"])
+def test_a_manifest_or_a_list_that_is_a_link_is_refused(folder, tmp_path, name):
+    publish(folder)
+    path = next(folder.glob(name))
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "is a link to a file elsewhere" in str(store.verify(folder)[0])
+
+
 def test_a_flipped_bit_is_an_error_even_when_nobody_verified(folder):
     manifest = publish(folder)
     chunk = folder / manifest["data"] / "distances" / "c" / "0" / "0"

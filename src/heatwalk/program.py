@@ -142,9 +142,18 @@ def run(main: Callable[[Job], None]) -> None:
         print(*explained.problems, sep="\n", file=sys.stderr, flush=True)
         progress.log.error("%s", explained)
         if explained.exit_code != Locked.exit_code:  # what the holder of the lock is making is not ours to remove
-            shutil.rmtree(store.work_folder(arguments.result), ignore_errors=True)
+            _remove(store.work_folder(arguments.result))
         _record_failure(failure, explained)
         sys.exit(explained.exit_code)
+
+
+def _remove(folder: Path) -> None:
+    """Remove unfinished work, also while threads that have not heard of the failure still write to it."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def explain(error: Exception, folder: Path, need: Mapping | None = None) -> HeatwalkError:

@@ -248,7 +248,12 @@ def verify(folder: Path) -> list[Problem]:
     """Everything that is wrong with one result: each object, the manifest itself, names missing or unknown."""
     folder = Path(folder)
     manifest, objects, problems = stated(lambda name: _bytes(folder / name), f"{folder}")
-    return problems or _verify_objects(folder, manifest, objects)
+    if problems:
+        return problems
+    linked = [name for name in ("manifest.json", f"{stem(manifest)}.objects.json") if (folder / name).is_symlink()]
+    if linked:
+        return [Problem("HW-ST-002", f"{folder}", f"{linked[0]} is a link to a file elsewhere", _REMEDY)]
+    return _verify_objects(folder, manifest, objects)
 
 
 def stated(content: Callable[[str], bytes | None], where: str) -> tuple[dict, dict[str, str], list[Problem]]:
