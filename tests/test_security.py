@@ -6,6 +6,7 @@ Elsewhere: codecs, links, declared sizes, pickles in sources (test_inputs), dupl
 """
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -102,6 +103,24 @@ def test_a_result_that_names_files_elsewhere_is_not_read(tmp_path):
         store.replace_file(folder / "manifest.json", store._canonical(changed))
         with pytest.raises(BadInput, match="HW-ST-00"):
             store.read(folder)
+
+
+@pytest.mark.parametrize("key", ["../../stolen", "/etc/passwd", "coordinates/../../stolen"])
+def test_a_list_of_objects_that_names_files_elsewhere_is_not_read(tmp_path, key):
+    """As it might come from an object store, whose keys may be anything."""
+    draft = store.create(tmp_path / "pca", "pca")
+    draft["coordinates"] = np.ones((4, 2))
+    manifest = dict(store.publish(draft, parameters={}, code="", inputs={}))
+    objects = store.read_json(tmp_path / "pca" / f"{manifest['root']}.objects.json") | {key: "0" * 64}
+    manifest["objects"] = hashlib.sha256(store._canonical(objects)).hexdigest()
+    manifest.pop("sha256", None)
+    manifest["sha256"] = store._digest(manifest)
+    contents = {"manifest.json": store._canonical(manifest)}
+    contents[f"{store.stem(manifest)}.objects.json"] = store._canonical(objects)
+    _, named, problems = store.stated(contents.get, "s3://bucket/pca")
+    assert named == {}
+    assert [problem.code for problem in problems] == ["HW-ST-004"]
+    assert "names files elsewhere" in problems[0].cause
 
 
 def test_every_dependency_has_one_exact_version():

@@ -277,6 +277,8 @@ def stated(content: Callable[[str], bytes | None], where: str) -> tuple[dict, di
         return {}, {}, [Problem("HW-ST-004", where, "the list of objects is missing or was changed", _REMEDY)]
     if listed != _canonical(objects):
         return {}, {}, [Problem("HW-ST-004", where, "the list of objects was changed", _REMEDY)]
+    if any({"", ".", ".."} & set(key.split("/")) for key in objects):
+        return {}, {}, [Problem("HW-ST-004", where, "the list of objects names files elsewhere", _REMEDY)]
     return manifest, objects, []
 
 
@@ -356,7 +358,9 @@ def intact(content: bytes | None) -> dict | None:
     written = _canonical(manifest)
     claimed = manifest.pop("sha256", None)
     whole = claimed == _digest(manifest) and content == written
-    return manifest if whole and {"links", "data", "objects"} <= manifest.keys() else None
+    whole = whole and {"links", "data", "objects"} <= manifest.keys()
+    # Whoever writes a manifest can hash it too: what it names must lie beside it.
+    return manifest if whole and all(Path(name).name == name for name in _names(manifest)) else None
 
 
 def _bytes(path: Path) -> bytes | None:
