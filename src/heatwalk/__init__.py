@@ -25,6 +25,7 @@ from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
 from heatwalk.random_walk import RandomWalk, random_walk
+from heatwalk.riemannian_diffusion import RiemannianDiffusion, riemannian_diffusion
 
 __all__ = [
     "Affinity",
@@ -47,6 +48,7 @@ __all__ = [
     "Pseudotime",
     "RandomWalk",
     "Reference",
+    "RiemannianDiffusion",
     "affinity",
     "bilipschitz",
     "cells",
@@ -64,6 +66,7 @@ __all__ = [
     "pca",
     "pseudotime",
     "random_walk",
+    "riemannian_diffusion",
     "scverse",
     "spaces",
 ]
