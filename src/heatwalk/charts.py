@@ -81,6 +81,12 @@ def chart(rows, space: str | Space) -> Chart:
     return Chart(Torus(columns), "angles")
 
 
+def laid(rows, space: str) -> np.ndarray:
+    """(row, value) coordinates of a representation on a named space, near where points of it are near."""
+    how = chart(rows, space)
+    return how.flat(how.points(np.asarray(rows[:])))
+
+
 def _off_circles(rows: np.ndarray) -> np.ndarray:
     """(row,) how far squares of a cosine and a sine are from 1."""
     cosines, sines = np.split(rows, 2, axis=1)

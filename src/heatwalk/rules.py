@@ -10,8 +10,9 @@ from pathlib import Path
 
 from heatwalk import store
 from heatwalk.code import code_hash
-from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, fingerprint, load, memory_bytes, needed
+from heatwalk.config import ON_DEVICE, SCHEDULED, SEEDED, Plan, depends, load, memory_bytes, needed
 from heatwalk.errors import BadInput
+from heatwalk.fingerprint import fingerprint
 from heatwalk.inputs import resolve
 
 
@@ -145,12 +146,12 @@ class Rules(Plan):
     def where_results_are(self) -> str:
         """Paths of the report and the atlas of every dataset, for people."""
         names = {"report": "report.html", "atlas": "atlas.zarr", "particles": "particles.h5ad"}
-        names["random_walk"] = "random_walk.h5ad"
+        names |= {name: f"{name}.h5ad" for name in ("random_walk", "riemannian_diffusion")}
         return "\n".join(
             f"{stage}: results/{name}/{stage}/{file}"
             for name, row in self.datasets.items()
             for stage, file in names.items()
-            if stage in needed(row)
+            if stage in needed(row) and not (row.reference and stage == "riemannian_diffusion")
         )
 
     def _row(self, wildcards):
