@@ -108,21 +108,19 @@ def earth(given) -> None:
         table(f"{name}, {len(points):,} places", rows, seconds)
 
 
-def residues() -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Number of angles -> (residue, angle) radians and the protein of each."""
-    found: dict[int, list] = {}
+def residues(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(residue, angle) the first n of phi, psi, chi1 to chi4 in radians, where there are so many; and the proteins."""
     with gzip.open(data("protein_torsions_top8000.csv.gz"), "rt") as file:
-        for row in csv.DictReader(file):
-            angles = [row[name] for name in ("phi", "psi", "chi1", "chi2", "chi3", "chi4")]
-            count = next((place for place, value in enumerate(angles) if not value), 6)
-            if count >= 2 and not any(angles[count:]):
-                found.setdefault(count, []).append((row["pdb"], [float(value) for value in angles[:count]]))
-    angles = {n: np.deg2rad(np.array([row[1] for row in rows])) for n, rows in found.items()}
-    return {n: ((angles[n] + np.pi) % (2 * np.pi) - np.pi, np.array([row[0] for row in found[n]])) for n in found}
+        rows = list(csv.DictReader(file))
+    names = ("phi", "psi", "chi1", "chi2", "chi3", "chi4")[:n]
+    rows = [row for row in rows if all(row[name] for name in names)]
+    angles = np.deg2rad(np.array([[float(row[name]) for name in names] for row in rows]))
+    return (angles + np.pi) % (2 * np.pi) - np.pi, np.array([row["pdb"] for row in rows])
 
 
 def torsions(given) -> None:
-    for n, (angles, proteins) in sorted(residues().items()):
+    for n in map(int, given.angles.split(",")):
+        angles, proteins = residues(n)
         rows, seconds = {}, 0.0
         for seed in range(given.seeds):
             names = np.unique(proteins)
@@ -130,7 +128,7 @@ def torsions(given) -> None:
             rng = np.random.default_rng(seed)
             train, chosen, test = (
                 angles[rng.permutation(np.flatnonzero(side))[:most]]
-                for side, most in zip(sides, (given.points, given.points // 8, 1000), strict=True)
+                for side, most in zip(sides, (given.points, given.points // 8, given.tested), strict=True)
             )
             space = Torus(n)
             t = densities.best(
@@ -245,17 +243,15 @@ def outliers(title: str, known, labels, usual, unusual, given) -> None:
 
 def cells(given) -> None:
     with np.load(data("covid_pbmc_stephenson2021_10k_pcs.npz")) as file:
-        names = {name: file[name].shape for name in file.files}
-        matrix = next(file[name] for name, shape in names.items() if len(shape) == 2 and shape[1] == 50)
-        column = next(name for name in file.files if "type" in name.lower() or "cluster" in name.lower())
-        types = file[column]
+        matrix, types = file["pca"], file["cluster_id"]
     points = matrix.astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     kinds, counts = np.unique(types, return_counts=True)
     for kind in kinds[np.argsort(-counts)][1:6][: given.held_out]:
         rows = np.random.default_rng(0).permutation(np.flatnonzero(types != kind))
         known, usual = rows[: int(0.8 * len(rows))], rows[int(0.8 * len(rows)) :]
-        outliers(f"without {kind}", points[known], types[known], points[usual], points[types == kind], given)
+        tested = points[usual][: given.tested], points[types == kind][: given.tested]
+        outliers(f"without {kind}", points[known], types[known], *tested, given)
 
 
 def hypersphere(given) -> None:
@@ -285,7 +281,7 @@ def hypersphere(given) -> None:
         points = nn.functional.normalize(network(images), dim=1).double().numpy()
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     fresh = np.arange(given.points, len(points))
-    usual, unusual = (points[fresh[side]][:1000] for side in (digits[fresh] < 5, digits[fresh] >= 5))
+    usual, unusual = (points[fresh[side]][: given.tested] for side in (digits[fresh] < 5, digits[fresh] >= 5))
     outliers("digits 5 to 9 beside 0 to 4", points[known], digits[known], usual, unusual, given)
 
 
@@ -304,6 +300,8 @@ def main() -> None:
     parser.add_argument("--objectives", default="denoising,sliced")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="seed of earth")
+    parser.add_argument("--angles", default="2,3,4,5,6", help="of torsions")
+    parser.add_argument("--tested", type=int, default=1000, help="points of either side, of sphere and cells")
     parser.add_argument("--points", type=int, default=5000)
     parser.add_argument("--prototypes", type=int, default=1024)
     parser.add_argument("--width", type=int, default=128)
