@@ -8,7 +8,7 @@ a row have the same 80% to learn from and 10% to choose by, drawn again by each 
 `--printed`; adaptive: a kernel density estimate whose width is a multiple of the distance to a near place. torsions:
 split by protein. so3: mixtures of K heat kernels (and their true density), crystals; su3: importance weights of samples
 on a lattice. sphere, cells: digits or a cell type that were not learnt from, against the nearest known point and
-Mahalanobis distances. steps: flow and walk by the true score, error of a mean beside the number of network evaluations.
+Mahalanobis distances. steps: flow and walk by the true score, by evaluations of it.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def earth(given) -> None:
                 known = np.concatenate([train, chosen])
                 network, seconds = fitted(Sphere(2), known, given, seed, objective, given.sigma_min)
                 found[objective] = nll(network, test)
-            print("#", name, seed, {key: round(float(value), 3) for key, value in found.items()}, flush=True)
+                print("#", name, seed, {key: round(float(value), 3) for key, value in found.items()}, flush=True)
             for key, value in found.items():
                 rows.setdefault(key, []).append(value)
         table(f"{name}, {len(points):,} places", rows, seconds)
@@ -138,7 +138,7 @@ def torsions(given) -> None:
             )
             mixtures = [densities.WrappedMixture(train, k, seed=seed) for k in (8, 16, 32, 64)]
             mixture = max(mixtures, key=lambda model: model.log_density(chosen).mean())
-            network, seconds = fitted(space, np.concatenate([train, chosen]), given, seed)
+            network, seconds = fitted(space, np.concatenate([train, chosen]), given, seed, sigma_min=given.sigma_min)
             found = {"kernels": -densities.heat_kernels(space, train, test, t).mean()}
             found |= {"mixture": -mixture.log_density(test).mean(), "diffusion": nll(network, test)}
             for key, value in found.items():
@@ -174,7 +174,7 @@ def rotations(given) -> None:
             found = {"kernels": -densities.heat_kernels(space, train, test, width).mean()}
             if kind != "crystals":
                 found["truth"] = -densities.heat_kernels(space, centres, test, t).mean()
-            network, seconds = fitted(space, np.concatenate([train, chosen]), given, seed)
+            network, seconds = fitted(space, np.concatenate([train, chosen]), given, seed, sigma_min=given.sigma_min)
             found["diffusion"] = nll(network, test)
             for key, value in found.items():
                 rows.setdefault(key, []).append(value)
@@ -285,9 +285,41 @@ def hypersphere(given) -> None:
     outliers("digits 5 to 9 beside 0 to 4", points[known], digits[known], usual, unusual, given)
 
 
+def steps(given) -> None:
+    """Kolmogorov-Smirnov distance of angles to a point, of points drawn by the true score and of exact draws."""
+    import torch
+    from scipy.stats import ks_2samp
+    from torch import nn
+
+    from heatwalk.score_network import as_points, as_real
+
+    class True_(nn.Module):  # noqa: N801 - the score of Brownian motion from one point at the time .1
+        def __init__(self, space, centre):
+            super().__init__()
+            self.space, self.centre = space, centre
+            self.description = Description(repr(space), 1, 1, 0.02, score_flow.uniform_from(space))
+
+        def forward(self, x, log_sigma):
+            sigma = float(log_sigma.exp())
+            points = self.space.project(as_points(self.space, x).numpy())
+            return sigma * as_real(torch.from_numpy(self.space.score(self.centre, points, 0.1 + sigma**2)))
+
+    for space in (Torus(1), SO3()):
+        rng = np.random.default_rng(0)
+        centre = space.random_point(rng)
+        network, count = True_(space, centre), given.points
+        exact = space.distance(centre, space.sample_heat_kernel(centre, 0.1 + 0.02**2, rng=rng, size=10 * count))
+        for evaluations in (4, 8, 16, 32, 64, 128, 256):
+            rows = {"walk": score_flow.walked(network, count, rng, evaluations)}
+            rows["flow"] = score_flow.flowed(network, count, rng, evaluations // 4)
+            found = {name: ks_2samp(space.distance(centre, points), exact).statistic for name, points in rows.items()}
+            shown = " | ".join(f"{name} {value:.4f}" for name, value in found.items())
+            print(f"| {space!r} | {evaluations} evaluations | {shown} |", flush=True)
+
+
 RUNS = {
     "earth": earth, "torus": torus, "torsions": torsions, "so3": rotations, "su3": su3, "sphere": hypersphere,
-    "cells": cells,
+    "cells": cells, "steps": steps,
 }  # fmt: skip
 
 

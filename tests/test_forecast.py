@@ -246,6 +246,12 @@ def test_memory_that_a_random_walk_took_is_foreseen(n_cells, memory):
     assert need.memory == pytest.approx(memory * 1.049e6, rel=0.15)
 
 
+@pytest.mark.parametrize(("epochs", "memory"), [(1, 598), (0, 421)])
+def test_memory_that_a_riemannian_diffusion_took_is_foreseen(epochs, memory):
+    size = Size(240, 30, 240 * 30, score_epochs=epochs, score_prototypes=16)
+    assert forecast.forecast("riemannian_diffusion", size, threads=2).memory == pytest.approx(memory * 1e6, rel=0.15)
+
+
 def test_options_of_new_cells_count():
     asked = {"particles": {"n_particles": 50, "landmarks": 400}, "random_walk": {"n_points": 40, "epochs": 5}}
     asked |= {"riemannian_diffusion": {"n_points": 45, "epochs": 3, "prototypes": 77}}
@@ -262,6 +268,8 @@ def test_options_of_new_cells_count():
     asked = {"n_points": 70, "epochs": 4, "prototypes": 9, "objective": "denoising"}
     size = forecast.of_results(results, asked)
     assert (size.score_epochs, size.score_prototypes, size.epochs, size.prototypes) == (4, 9, 20, 384)
+    lent = {"riemannian_diffusion": {"log_density": np.zeros(9)}}
+    assert forecast.of_results(results, asked, lent).score_epochs == 0
 
 
 def test_how_neighbors_are_searched_is_foreseen():

@@ -152,6 +152,8 @@ def of_results(
             size[field] = options[name]
     if "objective" in options:
         size |= {f"score_{name}": size.pop(name) for name in ("epochs", "prototypes")}
+    if "riemannian_diffusion" in borrowed:
+        size["score_epochs"] = 0
     if "n_particles" in options:
         size["operator"] = size.pop("landmarks")
     if "affinity" in results and options.get("n_components") == "auto":
@@ -306,8 +308,9 @@ def _riemannian_diffusion(
     size: Size, threads: int, memory: int | None, block_cells: int
 ) -> tuple[float, float, float, float]:
     n, d, m = size.n_cells, size.dimension, min(size.score_prototypes, size.n_cells // 2)
-    held = n * (40 * d + 200) + 1e5 * m * threads + 3e8  # torch, and blocks of distances
-    trained = 0 if size.n_reference else size.score_epochs * (1.0 + 1.5e-3 * m)
+    # torch, blocks of distances, and what compiles the kernels that a training draws from
+    held = n * (40 * d + 200) + 1e5 * m * threads + (4.2e8 if size.score_epochs else 2.5e8)
+    trained = size.score_epochs * (1.0 + 1.5e-3 * m)
     solved = 1.4e-5 * n * m * 2 / threads + 2e-5 * size.n_particles * m
     return 8 + trained + solved, held, 16 * n + 8 * size.n_particles * d + 2e6 + 600 * m, 0
 

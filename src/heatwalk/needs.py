@@ -34,7 +34,7 @@ def of_config(plan: Plan, threads: int, *, missing_in: Path | None = None) -> tu
             if dataset.reference:
                 known = _size(plan, dataset.reference)
                 # Its graph and its components are those of the reference.
-                own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
+                own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0, "score_epochs": 0}
                 size = size._replace(n_reference=known.n_cells, **own)
         except BadInput as error:
             problems += error.problems

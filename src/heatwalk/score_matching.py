@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from heatwalk import checkpoints, compute, fitting
 from heatwalk.errors import BadInput, Problem
@@ -29,6 +31,8 @@ _DECAY, _YOUNG = 0.999, 10  # of the mean of the weights; updates by which its m
 _CHECKED, _CHECKED_AT_LEAST = 8192, 64  # noised points on which the loss is compared from epoch to epoch
 _CLIPPED = 10.0  # norm of a gradient
 _BETWEEN = 3  # prototypes whose distance is the width of one
+_WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # times that, of which the best is taken
+_TESTED = 512  # samples left out that it is taken by
 
 
 class Options(NamedTuple):
@@ -83,7 +87,7 @@ def loss(network: ScoreNetwork, given: Noised, objective: str, probes: torch.Ten
 class State(NamedTuple):
     network: ScoreNetwork
     mean: dict[str, torch.Tensor]  # of its weights so far
-    best: dict[str, torch.Tensor]  # the mean at the epoch of least loss
+    best: dict[str, torch.Tensor]  # the mean at the epoch of least loss, or as it began
     losses: list[tuple[float, float]]  # of every epoch: in training, and of the mean on what is not trained on
 
 
@@ -100,14 +104,16 @@ def trained(
 ) -> tuple[ScoreNetwork, np.ndarray, np.ndarray]:
     """The network with the mean weights of its best epoch, (epoch, 2) losses, and rows of the samples left out.
 
-    The denoising loss on these rows chooses the epoch, whatever the objective. Noise is drawn ahead on other threads,
-    by a generator for each epoch; the network is trained on one. A run goes on from a checkpoint to the same bits.
+    The denoising loss on these rows chooses the epoch, or the beginning, whatever the objective. Noise is drawn ahead
+    on other threads, by a generator for each epoch; the network is trained on one. A run goes on from a checkpoint to
+    the same bits.
     """
     order = np.random.default_rng([seed, 31]).permutation(len(samples))
     left = np.sort(order[: max(1, round(options.validation * len(samples)))])
     kept = np.delete(samples, left, axis=0)
     key = _key(samples, described, options, seed) if checkpoint else ""
-    state, remembered = _resumed(checkpoint, key, described) or (_started(kept, space, described, seed), {})
+    found = _resumed(checkpoint, key, described)
+    state, remembered = found or (_started(kept, samples[left], space, described, seed), {})
     network = state.network.to(device)
     state = state._replace(mean={name: value.to(device) for name, value in state.mean.items()})
     optimiser = torch.optim.Adam(network.parameters(), lr=options.rate)
@@ -115,11 +121,13 @@ def trained(
     with fitting.one_torch_thread(), compute.workers("threads", threads) as workers:
         checkpoints.give_moments(optimiser, remembered)
         checked = _on(_checks(space, samples[left], described, seed), network)
+        least = _compared(state.network, state.best, checked)
         drawn = workers.in_order(lambda epoch: epoch_of(space, kept, described, options, [seed, 32, epoch]), epochs)
         for epoch, given in track(zip(epochs, drawn, strict=True), "riemannian_diffusion: epochs", len(epochs)):
             found = _epoch(state, optimiser, given, options, [seed, 33, epoch], epoch)
-            state.losses.append((found, _compared(state, checked)))
-            if not state.best or state.losses[-1][1] < min(loss for _, loss in state.losses[:-1]):
+            state.losses.append((found, _compared(network, state.mean, checked)))
+            if state.losses[-1][1] < least:
+                least = state.losses[-1][1]
                 state.best.update({name: value.clone() for name, value in state.mean.items()})
             _save(checkpoint, key, state, optimiser)
     if checkpoint:
@@ -164,10 +172,10 @@ def _checks(space: Space, left: np.ndarray, described: Description, seed: int) -
     return noised(space, left[rows], np.exp(np.resize(levels, count)), rng)
 
 
-def _compared(state: State, checked: Noised) -> float:
-    """The denoising loss of the mean weights."""
-    network = copy.deepcopy(state.network)
-    network.load_state_dict(state.mean)
+def _compared(network: ScoreNetwork, weights: dict[str, torch.Tensor], checked: Noised) -> float:
+    """The denoising loss of a network with other weights."""
+    network = copy.deepcopy(network)
+    network.load_state_dict(weights)
     with torch.inference_mode():
         parts = torch.arange(len(checked.points)).split(1024)
         return float(
@@ -175,20 +183,29 @@ def _compared(state: State, checked: Noised) -> float:
         )
 
 
-def _started(samples: np.ndarray, space: Space, described: Description, seed: int) -> State:
-    """Prototypes at samples, as wide as they are apart."""
+def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Description, seed: int) -> State:
+    """Prototypes at samples, as wide as they are apart times what makes samples left out most likely."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ScoreNetwork(described)
     rng = np.random.default_rng([seed, 35])
     rows = np.sort(rng.choice(len(samples), described.prototypes, replace=False))
     places = network.embedded(as_real(torch.from_numpy(samples[rows])))
-    near = _near(places.numpy().astype(np.float32)) * space.slope / space.dimension
+    tested = network.embedded(as_real(torch.from_numpy(left))).numpy()[:_TESTED]
+    apart = cdist(tested, places.numpy(), "sqeuclidean") * space.slope
+    near = np.maximum(_near(places.numpy().astype(np.float32)) * space.slope / space.dimension, described.sigma_min**2)
+
+    def likely(factor: float) -> float:
+        variance = factor**2 * near
+        return float(logsumexp(-apart / (2 * variance) - space.dimension / 2 * np.log(variance), axis=1).mean())
+
+    factor = max(_WIDTHS, key=likely)
+    log.info("riemannian_diffusion: %d prototypes, %g times as wide as apart", len(near), factor)
     with torch.no_grad():
         network.places.copy_(places)
-        network.log_widths.copy_(torch.from_numpy(np.log(np.maximum(near, described.sigma_min**2)) / 2))
-    weights = {name: value.clone() for name, value in network.state_dict().items()}
-    return State(network, weights, {}, [])
+        network.log_widths.copy_(torch.from_numpy(np.log(factor**2 * near) / 2))
+    mean, best = ({name: value.clone() for name, value in network.state_dict().items()} for _ in range(2))
+    return State(network, mean, best, [])
 
 
 def _near(places: np.ndarray) -> np.ndarray:
