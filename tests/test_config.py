@@ -301,19 +301,46 @@ def test_pseudotime_is_made_from_the_map_there_is(tmp_path, map_, used):
         ("generation_metrics,report", {"particles", "generation_metrics"}, ("particles", "generation_metrics")),
         ("random_walk,report", {"random_walk"}, ("random_walk",)),
         ("random_walk,generation_metrics,report", {"random_walk", "generation_metrics"}, None),
+        ("riemannian_diffusion,report", {"riemannian_diffusion"}, ("riemannian_diffusion",)),
         ("report", set(), ()),
     ],
 )
 def test_new_cells_are_made_and_shown_where_a_dataset_asks_for_them(tmp_path, stages, wanted, shown):
     plan = planned(tmp_path, f"a\ta.h5ad\tcounts\t\t{stages}", {})
-    new = {"particles", "random_walk", "generation_metrics"}
+    new = {"particles", "random_walk", "riemannian_diffusion", "generation_metrics"}
     assert new & set(plan.wanted("a")) == wanted
     made_from = config.depends("report", plan.datasets["a"])
     shown = tuple(stages.split(",")[:-1]) if shown is None else shown
     assert tuple(stage for stage in made_from if stage in new) == shown
-    assert not new & set(config.depends("atlas", plan.datasets["a"]))
-    generator = "random_walk" if "random_walk" in stages else "particles"
+    of_cells = {"riemannian_diffusion"} & wanted  # which says something of every cell
+    assert new & set(config.depends("atlas", plan.datasets["a"])) == of_cells
+    generator = next((name for name in ("random_walk", "riemannian_diffusion") if name in stages), "particles")
     assert config.depends("generation_metrics", plan.datasets["a"]) == ("cells", "pca", generator)
+
+
+def test_a_query_takes_the_model_of_its_reference(tmp_path):
+    rows = "a\ta.h5ad\tcounts\t\tatlas\nq\tq.h5ad\tcounts\ta\triemannian_diffusion,atlas"
+    (tmp_path / "datasets.tsv").write_text(
+        f"name\tsource\tkind\treference\tstages\n{rows}\n".replace("\t\tatlas\nq", "\t\tatlas\nq")
+    )
+    changes = {"riemannian_diffusion": {"space": "torus"}}
+    plan = config.Plan({"datasets": str(tmp_path / "datasets.tsv"), "overrides": {"a": changes}}, ROOT)
+    assert config.depends("riemannian_diffusion", plan.datasets["q"]) == ("cells", "pca")
+    assert plan.borrowed("q", "riemannian_diffusion") == [("a", "riemannian_diffusion")]
+    assert "riemannian_diffusion" in plan.wanted("a")
+    assert "riemannian_diffusion" not in config.depends("atlas", plan.datasets["a"])
+    assert config.depends("atlas", plan.datasets["q"]) == ("cells", "pca", "extension", "riemannian_diffusion")
+    assert plan.options("q", "riemannian_diffusion")["space"] == "torus"
+
+
+def test_points_of_a_space_are_learnt_on_that_space(tmp_path):
+    rows = "name\tsource\tkind\tspace\tstages\na\ta.csv\tpoints\ttorus\triemannian_diffusion\n"
+    (tmp_path / "datasets.tsv").write_text(rows)
+    message = "HW-CF-022 .*points lie on torus, and riemannian_diffusion: space is sphere; set overrides: {a: "
+    with pytest.raises(BadInput, match=message):
+        config.Plan({"datasets": str(tmp_path / "datasets.tsv")}, ROOT)
+    changes = {"riemannian_diffusion": {"space": "torus"}}
+    config.Plan({"datasets": str(tmp_path / "datasets.tsv"), "overrides": {"a": changes}}, ROOT)
 
 
 def test_a_dataset_has_one_generator(tmp_path):

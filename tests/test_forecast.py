@@ -24,6 +24,7 @@ OPTIONS = {
     "deep_diffusion_map": {"prototypes": 384},
     "particles": {"n_particles": 1000, "landmarks": 3000},
     "random_walk": {"n_points": 1000, "epochs": 20},
+    "riemannian_diffusion": {"n_points": 1000, "epochs": 40, "prototypes": 1024},
     "generation_metrics": {"pairs": 10, "most": 1000},
 }
 
@@ -118,7 +119,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-ASKED_FOR = ("extension", "curvature", "pseudotime", "particles", "random_walk", "generation_metrics")
+ASKED_FOR = ("extension", "curvature", "pseudotime", "particles", "random_walk", "riemannian_diffusion")
+ASKED_FOR += ("generation_metrics",)
 EVERY = [("cloud", stage) for stage in config.STAGES if stage not in ASKED_FOR]
 EVERY += [("new", stage) for stage in ("cells", "pca", "extension", "atlas", "report")]
 
@@ -244,17 +246,30 @@ def test_memory_that_a_random_walk_took_is_foreseen(n_cells, memory):
     assert need.memory == pytest.approx(memory * 1.049e6, rel=0.15)
 
 
+@pytest.mark.parametrize(("epochs", "memory"), [(1, 598), (0, 421)])
+def test_memory_that_a_riemannian_diffusion_took_is_foreseen(epochs, memory):
+    size = Size(240, 30, 240 * 30, score_epochs=epochs, score_prototypes=16)
+    assert forecast.forecast("riemannian_diffusion", size, threads=2).memory == pytest.approx(memory * 1e6, rel=0.15)
+
+
 def test_options_of_new_cells_count():
     asked = {"particles": {"n_particles": 50, "landmarks": 400}, "random_walk": {"n_points": 40, "epochs": 5}}
+    asked |= {"riemannian_diffusion": {"n_points": 45, "epochs": 3, "prototypes": 77}}
     asked |= {"generation_metrics": {"pairs": 2, "most": 30}}
     size = forecast.of_source(source(), "points", {**OPTIONS, **asked})
     assert (size.n_particles, size.operator, size.pairs, size.most, size.landmarks) == (50, 400, 2, 30, 0)
+    assert (size.score_epochs, size.score_prototypes, size.prototypes) == (3, 77, 384)
     results = {"pca": {"coordinates": np.zeros((90, 12), np.float32)}}
     size = forecast.of_results(results, {"n_particles": 50, "landmarks": 400, "start": "samples"})
     assert (size.n_particles, size.operator, size.landmarks) == (50, 400, 0)
     assert forecast.of_results(results, {"pairs": 2, "most": 30}).most == 30
     size = forecast.of_results(results, {"n_points": 70, "epochs": 5})
     assert (size.n_particles, size.epochs) == (70, 5)
+    asked = {"n_points": 70, "epochs": 4, "prototypes": 9, "objective": "denoising"}
+    size = forecast.of_results(results, asked)
+    assert (size.score_epochs, size.score_prototypes, size.epochs, size.prototypes) == (4, 9, 20, 384)
+    lent = {"riemannian_diffusion": {"log_density": np.zeros(9)}}
+    assert forecast.of_results(results, asked, lent).score_epochs == 0
 
 
 def test_how_neighbors_are_searched_is_foreseen():

@@ -426,6 +426,44 @@ def test_walks_are_the_generator_where_stages_names_them(rooted, tmp_path):
     assert manifest(folder, "random_walk")["root"] == before
 
 
+DIFFUSION = "riemannian_diffusion: {n_points: 40, epochs: 1, prototypes: 16, width: 16, batch: 32, steps: 20}\n"
+
+
+def test_cells_on_a_sphere_have_densities_and_so_has_a_query(rooted, tmp_path):
+    pytest.importorskip("torch")
+    folder = shutil.copytree(rooted, tmp_path / "space", symlinks=True)
+    rows = (
+        "name\tsource\tkind\treference\tstages",
+        "toy\ttoy.h5ad\tcounts\t\tcurvature,riemannian_diffusion,generation_metrics,atlas,report",
+        "new\ttoy.h5ad\tcounts\ttoy\triemannian_diffusion,atlas,report",
+    )
+    (folder / "config" / "datasets.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "more.yaml").write_text(DIFFUSION)
+    files = ("--configfile", "more.yaml")
+    done = heatwalk(folder, "run", "--cores", "2", *files)
+    assert done.returncode == 0, done.stderr
+    assert jobs(folder, *files) == set()
+    assert (
+        "riemannian_diffusion: results/toy/riemannian_diffusion/riemannian_diffusion.h5ad" in done.stdout + done.stderr
+    )
+    results = folder / "results"
+    made, own = (store.read(results / name / "riemannian_diffusion") for name in ("toy", "new"))
+    assert set(own) == {"log_density", "out_of_distribution"}
+    new = anndata.read_h5ad(results / "toy" / "riemannian_diffusion" / "riemannian_diffusion.h5ad")
+    np.testing.assert_allclose(np.linalg.norm(new.obsm["X_pca"], axis=1), 1)
+    for name, found in (("toy", made), ("new", own)):
+        obs = anndata.read_h5ad(results / name / "atlas" / "atlas.h5ad").obs
+        np.testing.assert_array_equal(obs["heatwalk_log_density"], found["log_density"][:])
+        np.testing.assert_array_equal(obs["heatwalk_out_of_distribution"], found["out_of_distribution"][:])
+        page = (results / name / "report" / "report.html").read_text()
+        assert "log-density on the space" in page
+    assert "40 new cells by riemannian_diffusion" in (results / "toy" / "report" / "report.html").read_text()
+    before = manifest(folder, "riemannian_diffusion")["root"]
+    shutil.rmtree(results / "toy" / "riemannian_diffusion")
+    assert heatwalk(folder, "run", "--cores", "1", *files).returncode == 0
+    assert manifest(folder, "riemannian_diffusion")["root"] == before
+
+
 def test_a_condition_that_no_cell_meets_ends_with_2_and_the_old_result_stands(rooted, tmp_path):
     folder = shutil.copytree(rooted, tmp_path / "bad", symlinks=True)
     before = manifest(folder, "particles")

@@ -25,6 +25,7 @@ from heatwalk.particles import Particles, particles
 from heatwalk.pca import Pca, pca
 from heatwalk.pseudotime import Pseudotime, pseudotime
 from heatwalk.random_walk import RandomWalk, random_walk
+from heatwalk.riemannian_diffusion import RiemannianDiffusion, riemannian_diffusion
 from heatwalk.unexplained import Unexplained
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Pseudotime",
     "RandomWalk",
     "Reference",
+    "RiemannianDiffusion",
     "Unexplained",
     "affinity",
     "bilipschitz",
@@ -66,6 +68,7 @@ __all__ = [
     "pca",
     "pseudotime",
     "random_walk",
+    "riemannian_diffusion",
     "scverse",
     "spaces",
 ]

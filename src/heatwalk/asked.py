@@ -19,6 +19,7 @@ _SPARSE = ("counts", "logged")
 _CONDITIONS = {
     "particles": {"condition": "HW-PA-008", "start": "HW-PA-009"},
     "random_walk": {"condition": "HW-RW-008", "seeds": "HW-RW-009"},
+    "riemannian_diffusion": {"condition": "HW-RD-008"},
 }
 
 

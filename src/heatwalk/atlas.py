@@ -57,7 +57,8 @@ def atlas(
     ["heatwalk_boundary"] and more, var["heatwalk_curvature_correlation"] and more. With pseudotime:
     obs["heatwalk_pseudotime"], ["heatwalk_branch"], ["heatwalk_pseudotime_reason"]; varm["heatwalk_correlation"],
     ["heatwalk_p_value"], ["heatwalk_false_discovery_rate"], ["heatwalk_relevance"], (gene, variable) of pseudotime and
-    then each mode; the first column of each also in var.
+    then each mode; the first column of each also in var. With riemannian_diffusion, of a query too:
+    obs["heatwalk_log_density"], ["heatwalk_out_of_distribution"].
     obsp["connectivities"] is the kernel before alpha without its diagonal, obsp["distances"] the neighbour distances,
     uns["neighbors"] says so as scanpy and CellRank expect; uns["heatwalk"][stage] holds what explains each array.
     scanpy_export adds obsm["X_diffmap"] and uns["diffmap_evals"] with the trivial pair first, for scanpy.tl.dpt.
@@ -103,7 +104,7 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
         for name in placed["labels"]:
             obs[f"{name}_transferred"] = placed["labels"][name].array
             obs[f"{name}_probability"] = placed["probability"][name].to_numpy()
-        return obs
+        return _with_densities(obs, results)
     obs["heatwalk_split"] = pandas.Categorical.from_codes(np.asarray(cells.split[:]), ["train", "held out"])
     graph = results["affinity"]
     obs["heatwalk_component"] = np.asarray(graph["components"][:])
@@ -120,6 +121,12 @@ def _obs(cells: Cells, results: Mapping[str, Any]):
         found = results["pseudotime"]
         obs["heatwalk_pseudotime"], obs["heatwalk_branch"] = (found[name][:] for name in ("pseudotime", "branch"))
         obs["heatwalk_pseudotime_reason"] = pandas.Categorical.from_codes(np.asarray(found["reason"][:]), REASONS)
+    return _with_densities(obs, results)
+
+
+def _with_densities(obs, results: Mapping[str, Any]):
+    for name in ("log_density", "out_of_distribution") if "riemannian_diffusion" in results else ():
+        obs[f"heatwalk_{name}"] = np.asarray(results["riemannian_diffusion"][name][:])
     return obs
 
 

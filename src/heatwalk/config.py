@@ -25,6 +25,7 @@ DEPENDS = {
     "pseudotime": ("cells", "affinity"),
     "particles": ("cells", "pca"),
     "random_walk": ("cells", "pca"),
+    "riemannian_diffusion": ("cells", "pca"),
     "generation_metrics": ("cells", "pca"),
     "extension": (),
     "atlas": ("cells", "pca", "neighbors", "affinity"),
@@ -38,10 +39,12 @@ MAPS = {
 }
 _SHOW_THE_MAP = ("atlas", "report")
 _OPTIONAL = ("curvature", "pseudotime")  # shown where a dataset asks for them
+_OF_CELLS = "riemannian_diffusion"  # a generator that also says something of every cell, of a query's too
 # A query has no graph and no map of its own.
 OF_A_QUERY = {
     "cells": (),
     "pca": ("cells",),
+    "riemannian_diffusion": ("cells", "pca"),
     "extension": ("cells", "pca"),
     "atlas": ("cells", "pca", "extension"),
     "report": ("cells", "pca", "extension", "atlas"),
@@ -49,6 +52,7 @@ OF_A_QUERY = {
 _BORROWED = {
     "cells": ("cells",),
     "pca": ("pca",),
+    "riemannian_diffusion": ("riemannian_diffusion",),
     "extension": ("cells", "pca", "neighbors", "affinity"),
     "report": ("cells", "affinity"),
 }
@@ -56,6 +60,7 @@ _LANDING = ("extension", "report")  # which take the map of the reference too
 INHERITED = {
     "cells": ("target_sum", "log1p", "min_cells", "n_top_genes", "transform", "cofactor", "units"),
     "pca": ("n_components", "use_rep", "scale"),
+    "riemannian_diffusion": ("space",),
 }
 SEEDED = (
     "cells",
@@ -65,17 +70,13 @@ SEEDED = (
     "curvature",
     "particles",
     "random_walk",
+    "riemannian_diffusion",
     "generation_metrics",
     "extension",
 )  # stages that draw random numbers
-SCHEDULED = (
-    "neighbors",
-    "affinity",
-    "diffusion_map",
-    "curvature",
-    "extension",
-)  # stages whose blocks Dask's workers may compute
-ON_DEVICE = ("neighbors", "deep_diffusion_map", "random_walk")  # stages that may use a GPU
+# Stages whose blocks Dask's workers may compute, and stages that may use a GPU.
+SCHEDULED = ("neighbors", "affinity", "diffusion_map", "curvature", "extension")
+ON_DEVICE = ("neighbors", "deep_diffusion_map", "random_walk", "riemannian_diffusion")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -120,14 +121,16 @@ def depends(stage: str, row: Dataset) -> tuple[str, ...]:
     >>> depends("report", Dataset("blood", "blood.h5ad", "counts", map="neural"))
     ('cells', 'pca', 'neighbors', 'affinity', 'atlas', 'deep_diffusion_map')
     """
+    of_cells = (_OF_CELLS,) if _OF_CELLS in row.stages and stage in _SHOW_THE_MAP else ()
     if row.reference:
-        return OF_A_QUERY[stage]
+        return OF_A_QUERY[stage] + of_cells
     if stage in _OPTIONAL:
         return DEPENDS[stage] + MAPS[row.map][:1]
     generator = next((name for name in GENERATORS if name in row.stages), GENERATORS[0])
     if stage == "generation_metrics":
         return (*DEPENDS[stage], generator)
     shown = tuple(name for name in _OPTIONAL if name in row.stages)
+    shown += of_cells if stage == "atlas" else ()
     if stage == "report":  # new cells are on no atlas's cell axis
         measured = "generation_metrics" in row.stages
         shown += (generator, "generation_metrics") if measured else (generator,) if generator in row.stages else ()
@@ -328,9 +331,14 @@ class Plan:
             problems.append(Problem("HW-CF-019", where, cause, remedy))
         use_rep, generators = self.options(row.name, "pca")["use_rep"], [s for s in GENERATORS if s in needed(row)]
         for stage in generators if use_rep else ():
-            if self.options(row.name, stage)["decode"] is True:
+            if self.options(row.name, stage).get("decode") is True:
                 cause = f"{stage}: decode is true, and pca: use_rep {use_rep!r} has no loadings to decode by"
                 problems.append(Problem("HW-CF-020", where, cause, f"set {stage}: decode to auto, or use_rep to ''"))
+        space = self.options(row.name, _OF_CELLS)["space"]
+        if _OF_CELLS in generators and row.space not in ("euclidean", space):
+            cause = f"points lie on {row.space}, and {_OF_CELLS}: space is {space}"
+            remedy = f"set overrides: {{{row.name}: {{{_OF_CELLS}: {{space: {row.space}}}}}}}"
+            problems.append(Problem("HW-CF-022", where, cause, remedy))
         if len(generators) > 1:
             cause = f"stages has {' and '.join(generators)}: a dataset has one generator, which is measured and shown"
             problems.append(Problem("HW-CF-021", where, cause, "add a row of another name with the same source"))

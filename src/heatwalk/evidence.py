@@ -124,6 +124,15 @@ def column(name: str, series) -> Column | None:
     return pictures.coloured(Column(name, tuple(levels[old] for old in order), codes, ordered=ordered))
 
 
+def densities(results) -> list[Column]:
+    """What a diffusion model says of every cell."""
+    if "riemannian_diffusion" not in results:
+        return []
+    found, names = results["riemannian_diffusion"], {"log_density": "log-density on the space"}
+    names |= {"out_of_distribution": "out of distribution"}
+    return [pictures.coloured(Column(text, values=np.asarray(found[key][:]))) for key, text in names.items()]
+
+
 def _by_number(level: str, first: bool) -> list:
     """A key that sorts digits by their value; by the first number before all else where that is a time."""
     parts = re.split(r"(\d+)", level)

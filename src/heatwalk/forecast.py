@@ -44,6 +44,8 @@ class Size(NamedTuple):
     n_reference: int = 0  # cells of a query's reference
     n_particles: int = 1000
     epochs: int = 20  # of the training of a random walk
+    score_epochs: int = 40  # of a riemannian_diffusion, as the next one
+    score_prototypes: int = 1024
     operator: int = 3000  # samples that the particles' operator is made of
     pairs: int = 10  # of generation_metrics, as the next one
     most: int = 1000
@@ -82,7 +84,7 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
     if pca["use_rep"] in source.obsm:
         passes, dimension = True, source.obsm[pca["use_rep"]].shape[1]
     n_modes, particles = options["diffusion_map"]["n_components"], options["particles"]
-    walk = options["random_walk"]
+    walk, score = options["random_walk"], options["riemannian_diffusion"]
     return Size(
         n_cells,
         n_columns,
@@ -94,8 +96,10 @@ def of_source(source, kind: str, options: Mapping[str, Mapping]) -> Size:
         n_modes=50 if n_modes == "auto" else n_modes,
         landmarks=options["diffusion_map"]["landmarks"],
         prototypes=options["deep_diffusion_map"]["prototypes"],
-        n_particles=max(particles["n_particles"], walk["n_points"]),
+        n_particles=max(particles["n_particles"], walk["n_points"], score["n_points"]),
         epochs=walk["epochs"],
+        score_epochs=score["epochs"],
+        score_prototypes=score["prototypes"],
         operator=particles["landmarks"],
         **{name: options["generation_metrics"][name] for name in ("pairs", "most")},
         **{name: value for name, value in options["neighbors"].items() if name in ("method", "min_recall")},
@@ -146,6 +150,10 @@ def of_results(
     ):
         if isinstance(options.get(name), int):
             size[field] = options[name]
+    if "objective" in options:
+        size |= {f"score_{name}": size.pop(name) for name in ("epochs", "prototypes")}
+    if "riemannian_diffusion" in borrowed:
+        size["score_epochs"] = 0
     if "n_particles" in options:
         size["operator"] = size.pop("landmarks")
     if "affinity" in results and options.get("n_components") == "auto":
@@ -296,6 +304,17 @@ def _random_walk(size: Size, threads: int, memory: int | None, block_cells: int)
     return seconds, held, 8 * m * d + 8 * values + 1e6 + 5e3 * d, 0
 
 
+def _riemannian_diffusion(
+    size: Size, threads: int, memory: int | None, block_cells: int
+) -> tuple[float, float, float, float]:
+    n, d, m = size.n_cells, size.dimension, min(size.score_prototypes, size.n_cells // 2)
+    # torch, blocks of distances, and what compiles the kernels that a training draws from
+    held = n * (40 * d + 200) + 1e5 * m * threads + (4.2e8 if size.score_epochs else 2.5e8)
+    trained = size.score_epochs * (1.0 + 1.5e-3 * m)
+    solved = 1.4e-5 * n * m * 2 / threads + 2e-5 * size.n_particles * m
+    return 8 + trained + solved, held, 16 * n + 8 * size.n_particles * d + 2e6 + 600 * m, 0
+
+
 def _generation_metrics(
     size: Size, threads: int, memory: int | None, block_cells: int
 ) -> tuple[float, float, float, float]:
@@ -338,6 +357,7 @@ _STAGES: Mapping = {
     "pseudotime": _pseudotime,
     "particles": _particles,
     "random_walk": _random_walk,
+    "riemannian_diffusion": _riemannian_diffusion,
     "generation_metrics": _generation_metrics,
     "extension": _extension,
     "atlas": _atlas,

@@ -18,6 +18,11 @@ from heatwalk.pca import Pca
 _COPIED = 2**22  # values of the matrix at a time
 
 
+def files(draft, name: str, made, results: Mapping[str, Any], provenance: Mapping) -> dict[str, Path]:
+    """The files of a result that may have no new points, as a query's has none."""
+    return {} if made.points is None else {name: write(draft.file(name), made, results, provenance)}
+
+
 def write(path: Path, made, results: Mapping[str, Any], provenance: Mapping) -> Path:
     """Write what a generator gave as .h5ad, the matrix in row blocks; where it is.
 
@@ -30,7 +35,7 @@ def write(path: Path, made, results: Mapping[str, Any], provenance: Mapping) -> 
     import anndata
 
     cells, pca, parameters = Cells(**results["cells"]), Pca(**results["pca"]), provenance["parameters"]
-    decoded = made.expression is not None
+    decoded = getattr(made, "expression", None) is not None
     about = {"code": provenance["code"], "version": metadata.version("heatwalk"), "seed": parameters["seed"]}
     about |= {"parameters": json.dumps(parameters, sort_keys=True), "inputs": dict(provenance["inputs"])}
     about |= {"share_of_variance": explained(pca)} if decoded else {}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heatwalk import compute
+from heatwalk.charts import laid
 from heatwalk.condition import column_of, met
 from heatwalk.errors import BadInput, Problem, first_few
 from heatwalk.progress import log, track
@@ -63,7 +64,9 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
     """
     (made,) = (result for stage, result in results.items() if stage not in ("cells", "pca"))
     condition = made.manifest["parameters"].get("condition", "")
-    points, train, obs = np.asarray(coordinates[:]), np.asarray(cells.split[:]) == 0, cells.obs
+    space = made.manifest["parameters"].get("space")  # of a generator on one: both sides are placed there
+    points, new = (laid(values, space) if space else values[:] for values in (coordinates, made["points"]))
+    points, train, obs = np.asarray(points), np.asarray(cells.split[:]) == 0, cells.obs
     own = met(obs, condition, "HW-GM-003", "condition")
     if train.all():
         cause = "no cell is held out: nothing can tell new cells from copies"
@@ -71,7 +74,7 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
         raise NothingToCompare(Problem("HW-GM-005", "cells: holdout", cause, remedy))
     column = column_of(obs, condition) or ""
     labelled = Labelled(points[train], obs[train], obs[own & ~train], column)
-    return made["points"], points[own & train], points[own & ~train], labelled
+    return new, points[own & train], points[own & ~train], labelled
 
 
 def measured(results: Mapping[str, Mapping], coordinates, cells, options: Mapping, out: MutableMapping, **limits):

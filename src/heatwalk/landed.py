@@ -30,7 +30,7 @@ def shown(results: Mapping[str, Any], reference: Mapping[str, Any], dataset: str
     groups = evidence.choose(columns, names, ())[0]
     carried = [_carried(name, placed["labels"][name]) for name in placed["labels"]]
     first = pictures.coloured(Column("trust", values=trust.astype(np.float64)))._replace(scale=(0.0, 1.0, False))
-    drawn = [first, *carried, *chosen][:_FIGURES]
+    drawn = [first, *evidence.densities(results), *carried, *chosen][:_FIGURES]
     cells = page.cells(results, obs)
     name = next(key.partition("/")[0] for key in placed.manifest["inputs"] if "/" in key)
     least = float(placed.manifest["parameters"]["min_trust"])

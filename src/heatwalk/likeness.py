@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from heatwalk import page, pictures
+from heatwalk.charts import laid
 from heatwalk.condition import column_of, met
 from heatwalk.decoding import explained
 from heatwalk.evidence import Concern
@@ -43,7 +44,9 @@ def section(results: Mapping) -> dict | None:
     parameters, split = made.manifest["parameters"], np.asarray(cells["split"][:])
     own = met(obs, parameters["condition"], "HW-PA-008", "condition")
     flagged, distances = (np.asarray(made[name][:]) for name in ("flagged", "distances"))
-    drawn, keys = _drawn(results["pca"]["coordinates"], np.asarray(made["points"][:, :2]), flagged, own & (split == 1))
+    space, places = parameters.get("space"), (results["pca"]["coordinates"], made["points"])
+    real, new = ((laid(part, space) if space else part)[:, :2] for part in places)
+    drawn, keys = _drawn(np.asarray(real, np.float64), np.asarray(new), flagged, own & (split == 1))
     return {
         "stage": stage,
         "pictures": drawn,
@@ -89,12 +92,11 @@ def concerns(shown: dict | None) -> list[Concern]:
     return found
 
 
-def _drawn(coordinates, points: np.ndarray, flagged: np.ndarray, held_out: np.ndarray) -> tuple[list, list]:
+def _drawn(real: np.ndarray, points: np.ndarray, flagged: np.ndarray, held_out: np.ndarray) -> tuple[list, list]:
     """Generated cells over real ones, and beside them those held out that they should be like; the legend.
 
     Of many, so many of each are drawn, evenly chosen: blended with all real cells, few generated ones would be lost.
     """
-    real = np.asarray(coordinates[:, :2], np.float64)
     view = (0, 1) if real.shape[1] > 1 else (0, None)
     new, known, below = (_some(np.arange(len(points))), _some(np.flatnonzero(held_out)), _some(np.arange(len(real))))
     pairs = (points[new], np.where(flagged[new], 1, 0)), (real[known], np.full(len(known), 2))

@@ -119,7 +119,7 @@ def trained(
     walker = walker.to(device)
     with fitting.one_torch_thread():
         optimiser = torch.optim.Adam(_parameters(walker), lr=options.rate)
-        _give(optimiser, moments)
+        checkpoints.give_moments(optimiser, moments)
         points = (on(walker, samples) - walker.centre) / walker.scale
         latent = _all_places(walker, samples)
         order = np.random.default_rng([seed, 21]).permutation(len(samples))
@@ -223,8 +223,7 @@ def _key(samples: np.ndarray, options: Options, asked: str, seed: int) -> str:
 def _save(checkpoint: Path | None, key: str, walker: Walker, optimiser, found: list, eigenvalues) -> None:
     """Keep the state after an epoch."""
     tensors = {f"walker.{name}": value for name, value in walker.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"moment.{number}.{name}": value for name, value in state.items()}
+    tensors |= checkpoints.moments(optimiser)
     tensors["eigenvalues"] = torch.tensor(np.asarray(eigenvalues), dtype=torch.float64)
     tensors["losses"] = torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
     checkpoints.keep(checkpoint, key, tensors, description=described_as(walker))
@@ -238,15 +237,5 @@ def _resumed(checkpoint: Path | None, key: str):
     tensors, about = found
     walker = fresh(about["description"], str(checkpoint))
     walker.load_state_dict({n.removeprefix("walker."): v for n, v in tensors.items() if n.startswith("walker.")})
-    moments: dict[int, dict] = {}
-    for name, value in tensors.items():
-        if name.startswith("moment."):
-            _, number, kind = name.split(".")
-            moments.setdefault(int(number), {})[kind] = value
     log.info("random_walk: going on after epoch %d", len(tensors["losses"]))
-    return walker, moments, tensors["losses"].tolist(), tensors["eigenvalues"].numpy()
-
-
-def _give(optimiser, moments: dict) -> None:
-    if moments:
-        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    return walker, tensors, tensors["losses"].tolist(), tensors["eigenvalues"].numpy()

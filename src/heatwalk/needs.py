@@ -51,7 +51,7 @@ def size_of(plan: Plan, name: str) -> forecast.Size:
     if reference:
         known = _size(plan, reference)
         # Its graph and its components are those of the reference.
-        own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0}
+        own = {"n_neighbors": known.n_neighbors, "n_edges": 1, "n_selected": 0, "score_epochs": 0}
         size = size._replace(n_reference=known.n_cells, **own)
     return size
 

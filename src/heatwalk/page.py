@@ -12,7 +12,7 @@ from heatwalk.pictures import number
 
 _STAGES = (
     "cells", "pca", "neighbors", "affinity", "diffusion_map", "deep_diffusion_map", "curvature", "pseudotime",
-    "particles", "random_walk", "generation_metrics", "extension", "atlas",
+    "particles", "random_walk", "riemannian_diffusion", "generation_metrics", "extension", "atlas",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -42,6 +43,7 @@ _FIRST_STAGE = {
     "deep_diffusion_map": {"prototypes": 1},
     "particles": {"n_particles": 1, "landmarks": 1},
     "random_walk": {"n_points": 1, "epochs": 1},
+    "riemannian_diffusion": {"n_points": 1, "epochs": 1, "prototypes": 1},
     "generation_metrics": {"pairs": 1, "most": 1},
 }
 
@@ -83,7 +85,8 @@ class Job:
     def reference(self, kind: type):
         """A query's reference as the result type of its stage; None of a dataset that is no query."""
         results = self.borrow()
-        return kind(**results[kind.__name__.lower()]) if results else None
+        stage = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+        return kind(**results[stage]) if results else None
 
     def create(self, source=None) -> Draft:
         """A draft of the result, unless what the stage will need is more than it may use.

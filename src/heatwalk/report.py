@@ -54,6 +54,7 @@ def _shown(results, dataset: str, color_by: Sequence[str]) -> dict:
     components = np.asarray(results["affinity"]["components"][:])
     columns = [column for name in obs.columns if (column := evidence.column(str(name), obs[name])) is not None]
     chosen, unknown = evidence.choose(columns, [str(name) for name in obs.columns], color_by)
+    chosen = [*chosen, *evidence.densities(results)]
     # A network has one set of axes for all pieces of the graph.
     drawn = components if "diffusion_map" in results else np.zeros_like(components)
     map_ = _map(results, spectra, drawn, chosen)

@@ -199,12 +199,12 @@ class Rules(Plan):
     def where_results_are(self) -> str:
         """Paths of the report and the atlas of every dataset, for people."""
         names = {"report": "report.html", "atlas": "atlas.zarr", "particles": "particles.h5ad"}
-        names["random_walk"] = "random_walk.h5ad"
+        names |= {name: f"{name}.h5ad" for name in ("random_walk", "riemannian_diffusion")}
         return "\n".join(
             f"{stage}: results/{name}/{stage}/{file}"
             for name, row in self.datasets.items()
             for stage, file in names.items()
-            if stage in needed(row)
+            if stage in needed(row) and not (row.reference and stage == "riemannian_diffusion")
         )
 
     def _row(self, wildcards):

@@ -5,7 +5,7 @@ of the PCA), `mode` (a non-trivial eigenpair), `neighbor`, `edge` (a directed en
 training), `decile`, `byte`, `reference_gene` (a selected gene of a query's reference), `variable` (pseudotime,
 then each mode; or curvature), `flat` (a point of a flat sample), `tip` and `side` (of a branching), `particle` (a
 generated point), `step` (of particles), `walk_step`, `side`, `epoch` and `loss` (of a walk and its training), `measure`
-(in the order of generation_metrics.MEASURES), `label`, `problem`.
+(in the order of generation_metrics.MEASURES), `label`, `problem`, `left_out` (a sample not trained on).
 """
 
 from typing import NamedTuple
@@ -157,6 +157,18 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "weights": Array(("byte",), "u", "The walker's weights as safetensors."),
         "description": Array(("byte",), "u", "What the walker is, JSON."),
         "expression": Array(("particle", "gene"), "f", "Values of the selected genes, where decoded."),
+    },
+    "riemannian_diffusion": {
+        "log_density": Array(("cell",), "f", "Logarithm of the density at a cell, for the volume of the space."),
+        "out_of_distribution": Array(("cell",), "f", "Share of the samples not trained on that are denser."),
+        "points": Array(("particle", "component"), "f", "Generated points; absent for a query, as is all below."),
+        "flagged": Array(("particle",), "b", "Whether a point is farther from all samples than 99% of these are."),
+        "distances": Array(("particle",), "f", "Distance to the nearest sample, through the surrounding space."),
+        "nearest": Array(("particle",), "i", "That sample: number of a cell."),
+        "left_out": Array(("left_out",), "f", "Ascending log-densities of the samples that were not trained on."),
+        "losses": Array(("epoch", "side"), "f", "Loss in training, and of the mean weights on samples left out."),
+        "weights": Array(("byte",), "u", "The network's weights as safetensors."),
+        "description": Array(("byte",), "u", "What the network is, JSON."),
     },
     "generation_metrics": {
         "values": Array(("measure",), "f", "Figures of the generated points; NaN where one does not apply."),

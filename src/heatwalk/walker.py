@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatwalk import networks
+from heatwalk import checkpoints, networks
 from heatwalk.errors import BadInput, Problem
 
 FORMAT = "heatwalk walker 1"
@@ -195,18 +195,10 @@ def fresh(description: str, where: str) -> Walker:
 
 def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
     """The walker of weights and a description that fit each other; BadInput for any others. No code is run."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     walker = fresh(description, where)
-    expected = walker.state_dict()
     try:
-        tensors = load(bytes(weights))
-        if {n: tuple(t.shape) for n, t in tensors.items()} != {n: tuple(t.shape) for n, t in expected.items()}:
-            raise ValueError("the weights have other names or shapes than it says")
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):
-            raise ValueError("weights are not finite")
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        tensors = checkpoints.fitting(weights, walker.state_dict(), MOST_BYTES)
+    except (ValueError, KeyError, TypeError) as error:
         raise _unfit(where, error) from None
     walker.load_state_dict(tensors)
     return walker.eval()

@@ -50,6 +50,33 @@ rule random_walk:
         heatwalk_rules.command("random_walk") + " --seed {params.seed}"
 
 
+rule riemannian_diffusion:
+    input:
+        unpack(heatwalk_rules.inputs("riemannian_diffusion")),
+    output:
+        update("results/{dataset}/riemannian_diffusion/manifest.json"),
+    log:
+        "logs/{dataset}/riemannian_diffusion.log",
+    benchmark:
+        "logs/{dataset}/riemannian_diffusion.benchmark.tsv"
+    conda:
+        "../../envs/neural.yaml"
+    threads: heatwalk_rules.threads
+    resources:
+        mem_mb=heatwalk_rules.memory // 10**6,
+        home=heatwalk_rules.home,
+        python=heatwalk_rules.python,
+        device=heatwalk_rules.device,
+    params:
+        options=heatwalk_rules.options_of("riemannian_diffusion"),
+        code=heatwalk_rules.code("riemannian_diffusion"),
+        request=heatwalk_rules.request("riemannian_diffusion"),
+        block_cells=heatwalk_rules.block_cells,
+        seed=heatwalk_rules.seed,
+    shell:
+        heatwalk_rules.command("riemannian_diffusion") + " --seed {params.seed}"
+
+
 rule generation_metrics:
     input:
         unpack(heatwalk_rules.inputs("generation_metrics")),

@@ -22,7 +22,7 @@ class Euclidean(Space):
 
     def __init__(self, n: int):
         self.n = points.whole("n", n, 1)
-        self.shape = (self.n,)
+        self.shape, self.dimension = (self.n,), self.n
 
     def exp(self, x, v):
         """x + v."""

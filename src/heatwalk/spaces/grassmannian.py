@@ -25,7 +25,7 @@ class Grassmannian(Space):
         if (self.k, self.n) != (2, 4):
             cause = f"no heat kernel of Grassmannian({k}, {n}) is known here"
             raise BadInput(Problem("HW-SP-008", "k, n", cause, "give Grassmannian(2, 4)"))
-        self.shape = (self.n, self.n)
+        self.shape, self.dimension = (self.n, self.n), 2 * self.k * (self.n - self.k)
 
     def exp(self, x, v):
         """e^A x e^{-A} for A = [v, x]."""
@@ -58,7 +58,7 @@ class Grassmannian(Space):
         """The projection on the k largest eigenvectors of the Hermitian part; with v, its part that is tangent at x."""
         if v is not None:
             taken = self._ambient(x, v=v)
-            return taken.back(_tangent(*taken.arrays, taken.xp))
+            return taken.back(self._tangent(*taken.arrays, taken.xp))
         taken = points.given(True, x=x)
         xp, (x,) = taken.xp, taken.arrays
         points.check_shape("x", x, self.shape)
@@ -83,6 +83,9 @@ class Grassmannian(Space):
         into, beside = haar(2, x.shape[:-2], rng), haar(2, x.shape[:-2], rng)
         frame = (u[..., 2:] @ into) * np.cos(theta)[..., None, :] + (u[..., :2] @ beside) * np.sin(theta)[..., None, :]
         return frame @ _adjoint(frame, np)
+
+    def _tangent(self, x, v, xp):
+        return _tangent(x, v, xp)
 
     def _check(self, name, x, single, xp):
         remedy = "give Hermitian projections, or project(x)"

@@ -25,6 +25,7 @@ class Power(Space):
                 Problem("HW-SP-008", "axes", f"{axes!r} hold no copies", "give (4, 4), or a number of copies")
             )
         self.shape = (*self.axes, *space.shape)
+        self.dimension = math.prod(self.axes) * space.dimension
         self.complex_, self.slope = space.complex_, space.slope
 
     def exp(self, x, v):
@@ -53,6 +54,9 @@ class Power(Space):
     def _drawn(self, x, t, rng):
         times = np.repeat(t, math.prod(self.axes))
         return self.space._drawn(x.reshape(-1, *self.space.shape), times, rng).reshape(x.shape)
+
+    def _tangent(self, x, v, xp):
+        return self.space._tangent(x, v, xp)
 
     def _check(self, name, x, single, xp):
         self.space._check(name, x, single, xp)

@@ -42,7 +42,7 @@ class SO3(Space):
     p_t(theta) = (p(theta / 2) + p(pi - theta / 2)) / 8, p the kernel of S^3 at the time t / 4. Its volume is 8 pi^2.
     """
 
-    shape = (3, 3)
+    shape, dimension = (3, 3), 3
     slope = 0.5  # |x hat(omega)| in R^9 is sqrt 2 |omega|
 
     def exp(self, x, v):
@@ -72,8 +72,7 @@ class SO3(Space):
         """The nearest rotation, by a singular value decomposition; with v, the part of v that is tangent at x."""
         if v is not None:
             taken = self._ambient(x, v=v)
-            x, v = taken.arrays
-            return taken.back(x @ _skew(x.mT @ v))
+            return taken.back(self._tangent(*taken.arrays, taken.xp))
         taken = points.given(x=x)
         xp, (x,) = taken.xp, taken.arrays
         points.check_shape("x", x, self.shape)
@@ -98,6 +97,9 @@ class SO3(Space):
         axis = rng.normal(size=(*x.shape[:-2], 3))
         axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
         return x @ _rotation(np.concatenate([np.cos(half), np.sin(half) * axis], axis=-1))
+
+    def _tangent(self, x, v, xp):
+        return x @ _skew(x.mT @ v)
 
     def _check(self, name, x, single, xp):
         off = xp.max(xp.abs(x.mT @ x - xp.eye(3, dtype=x.dtype, device=x.device)), axis=(-2, -1))

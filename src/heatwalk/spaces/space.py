@@ -16,6 +16,7 @@ class Space(ABC):
     """
 
     shape: tuple[int, ...]  # of one point
+    dimension: int
     complex_ = False  # whether points are complex
     slope = 1.0  # the ambient gradient of a function, in units of its Riemannian gradient
 
@@ -32,6 +33,10 @@ class Space(ABC):
     @abstractmethod
     def _drawn(self, x, t, rng):
         """A point of the law p_t(x, .) for each of (draw, ...) NumPy points and (draw,) times."""
+
+    def _tangent(self, x, v, xp):
+        """The part of v that is tangent at x, unchecked: x may be off by what an integrator leaves."""
+        return v
 
     # ---- what all have
 

@@ -45,7 +45,7 @@ class Sphere(Space):
 
     def __init__(self, d: int):
         self.d = points.whole("d", d, 1)
-        self.shape = (self.d + 1,)
+        self.shape, self.dimension = (self.d + 1,), self.d
 
     def exp(self, x, v):
         """cos|v| x + sin|v| v / |v|, for a tangent v at x."""
@@ -82,7 +82,7 @@ class Sphere(Space):
             return taken.back(taken.arrays[0] / length)
         taken = self._ambient(x, v=v)
         x, v = taken.arrays
-        return taken.back(v - _dot(x, v, taken.xp) * x)
+        return taken.back(self._tangent(x, v, taken.xp))
 
     def random_point(self, rng, size=()):
         """Points of the uniform law, (size, d + 1)."""
@@ -97,6 +97,9 @@ class Sphere(Space):
         v -= (v * x).sum(-1, keepdims=True) * x
         y = np.cos(theta)[..., None] * x + np.sin(theta)[..., None] * v / np.linalg.norm(v, axis=-1, keepdims=True)
         return y / np.linalg.norm(y, axis=-1, keepdims=True)
+
+    def _tangent(self, x, v, xp):
+        return v - _dot(x, v, xp) * x
 
     def _check(self, name, x, single, xp):
         off = xp.abs(_norm(x, xp)[..., 0] - 1)

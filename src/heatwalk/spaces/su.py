@@ -14,7 +14,7 @@ class SU(Space):
 
     def __init__(self, n: int):
         self.n = points.whole("n", n, 2)
-        self.shape = (self.n, self.n)
+        self.shape, self.dimension = (self.n, self.n), self.n**2 - 1
 
     def exp(self, x, v):
         """x e^w for v = x w, by the eigenvectors of -i w."""
@@ -44,8 +44,7 @@ class SU(Space):
         """The unitary factor of x, its determinant divided out; with v, the part of v that is tangent at x."""
         if v is not None:
             taken = self._ambient(x, v=v)
-            x, v = taken.arrays
-            return taken.back(x @ _tangent(_adjoint(x, taken.xp) @ v, taken.xp))
+            return taken.back(self._tangent(*taken.arrays, taken.xp))
         taken = points.given(True, x=x)
         xp, (x,) = taken.xp, taken.arrays
         points.check_shape("x", x, self.shape)
@@ -64,6 +63,9 @@ class SU(Space):
     def _drawn(self, x, t, rng):
         """By rejection from wrapped normal or from uniform matrices."""
         return x @ su_law.steps(self.n, t, rng)
+
+    def _tangent(self, x, v, xp):
+        return x @ _tangent(_adjoint(x, xp) @ v, xp)
 
     def _check(self, name, x, single, xp):
         one = xp.eye(self.n, dtype=x.dtype, device=x.device)

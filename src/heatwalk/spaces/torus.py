@@ -28,7 +28,7 @@ class Torus(Space):
 
     def __init__(self, n: int):
         self.n = points.whole("n", n, 1)
-        self.shape = (self.n,)
+        self.shape, self.dimension = (self.n,), self.n
 
     def exp(self, x, v):
         """x + v, wrapped."""

@@ -1,0 +1,252 @@
+"""Training of a score network: points are noised by exact draws of Brownian motion, and the score is matched.
+
+    denoising  E |s - grad log p_t(x, y)|^2      y drawn from the heat kernel p_t(x, .), its score exact
+    implicit   E (2 div s + |s|^2)               the same up to a constant, without the kernel's score
+    sliced     E (2 e' (ds/dy) e + |s|^2)        the divergence by one random e
+
+All are weighted by t = sigma^2, with log sigma uniform: by that weight the loss bounds the log-likelihood.
+"""
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+
+from heatwalk import checkpoints, compute, fitting
+from heatwalk.errors import BadInput, Problem
+from heatwalk.progress import log, track
+from heatwalk.score_network import Description, ScoreNetwork, as_real
+from heatwalk.spaces.space import Space
+from heatwalk.tangents import divergence, sliced_divergence
+
+OBJECTIVES = ("denoising", "implicit", "sliced")
+UPDATES = 100  # an epoch
+_LEVELS = 64  # of noise in an epoch: many draws of one time share a table
+_DECAY, _YOUNG = 0.999, 10  # of the mean of the weights; updates by which its memory is shorter at first
+_CHECKED, _CHECKED_AT_LEAST = 8192, 64  # noised points on which the loss is compared from epoch to epoch
+_CLIPPED = 10.0  # norm of a gradient
+_BETWEEN = 3  # prototypes whose distance is the width of one
+_WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # times that, of which the best is taken
+_TESTED = 512  # samples left out that it is taken by
+
+
+class Options(NamedTuple):
+    objective: str
+    batch: int
+    epochs: int
+    rate: float  # of Adam, at the start
+    validation: float  # share of the samples on which the best epoch is chosen
+
+
+class Noised(NamedTuple):
+    """Noised points with the logarithm of their sigma and sigma times the score of their kernel: real numbers."""
+
+    points: np.ndarray  # (draw, value) float32
+    log_sigma: np.ndarray  # (draw,) float32
+    targets: np.ndarray  # (draw, value) float32
+
+
+def noised(space: Space, x: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> Noised:
+    """One draw from the heat kernel at each of (draw, ...) points, for (draw,) standard deviations."""
+    y = space.sample_heat_kernel(x, sigma**2, rng=rng)
+    target = space.score(x, y, sigma**2) * sigma.reshape(-1, *(1,) * len(space.shape))
+    points, targets = (as_real(torch.from_numpy(part)).float().numpy() for part in (y, target))
+    return Noised(points, np.log(sigma).astype(np.float32), targets)
+
+
+def epoch_of(space: Space, samples: np.ndarray, described: Description, options: Options, seed: list[int]) -> Noised:
+    """What an epoch is trained on: every batch has all levels of noise, evenly spread in log sigma."""
+    rng, count = np.random.default_rng(seed), UPDATES * options.batch
+    low, high = np.log(described.sigma_min), np.log(described.sigma_max)
+    levels = low + (high - low) * (np.arange(_LEVELS) + rng.random()) / _LEVELS
+    which = np.resize(np.arange(_LEVELS), count).reshape(UPDATES, -1)
+    rows = np.resize(rng.permutation(len(samples)), count)
+    return noised(space, samples[rows], np.exp(levels[which.ravel()]), rng)
+
+
+def loss(network: ScoreNetwork, given: Noised, objective: str, probes: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean over (draw, value) tensors. probes: (draw, value) vectors of "sliced"."""
+    points, log_sigma, targets = given
+    slope = network.space.slope
+    if objective == "denoising":
+        return slope * ((network(points, log_sigma) - targets) ** 2).sum(1).mean()
+    points = points.requires_grad_()
+    made = network(points, log_sigma)
+    if objective == "implicit":
+        spread = divergence(network.space, points, made, create_graph=True)
+    else:
+        spread = sliced_divergence(points, made, network.tangent(points, probes).detach(), create_graph=True)
+    return (2 * log_sigma.exp() * spread + slope * (made**2).sum(1)).mean()
+
+
+class State(NamedTuple):
+    network: ScoreNetwork
+    mean: dict[str, torch.Tensor]  # of its weights so far
+    best: dict[str, torch.Tensor]  # the mean at the epoch of least loss, or as it began
+    losses: list[tuple[float, float]]  # of every epoch: in training, and of the mean on what is not trained on
+
+
+def trained(
+    space: Space,
+    samples: np.ndarray,
+    described: Description,
+    options: Options,
+    *,
+    seed: int,
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+) -> tuple[ScoreNetwork, np.ndarray, np.ndarray]:
+    """The network with the mean weights of its best epoch, (epoch, 2) losses, and rows of the samples left out.
+
+    The denoising loss on these rows chooses the epoch, or the beginning, whatever the objective. Noise is drawn ahead
+    on other threads, by a generator for each epoch; the network is trained on one. A run goes on from a checkpoint to
+    the same bits.
+    """
+    order = np.random.default_rng([seed, 31]).permutation(len(samples))
+    left = np.sort(order[: max(1, round(options.validation * len(samples)))])
+    kept = np.delete(samples, left, axis=0)
+    key = _key(samples, described, options, seed) if checkpoint else ""
+    found = _resumed(checkpoint, key, described)
+    state, remembered = found or (_started(kept, samples[left], space, described, seed), {})
+    network = state.network.to(device)
+    state = state._replace(mean={name: value.to(device) for name, value in state.mean.items()})
+    optimiser = torch.optim.Adam(network.parameters(), lr=options.rate)
+    epochs = range(len(state.losses), options.epochs)
+    with fitting.one_torch_thread(), compute.workers("threads", threads) as workers:
+        checkpoints.give_moments(optimiser, remembered)
+        checked = _on(_checks(space, samples[left], described, seed), network)
+        least = _compared(state.network, state.best, checked)
+        drawn = workers.in_order(lambda epoch: epoch_of(space, kept, described, options, [seed, 32, epoch]), epochs)
+        for epoch, given in track(zip(epochs, drawn, strict=True), "riemannian_diffusion: epochs", len(epochs)):
+            found = _epoch(state, optimiser, given, options, [seed, 33, epoch], epoch)
+            state.losses.append((found, _compared(network, state.mean, checked)))
+            if state.losses[-1][1] < least:
+                least = state.losses[-1][1]
+                state.best.update({name: value.clone() for name, value in state.mean.items()})
+            _save(checkpoint, key, state, optimiser)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    network.load_state_dict(state.best)
+    return network.cpu().eval(), np.array(state.losses, np.float64), left
+
+
+def _epoch(state: State, optimiser, given: Noised, options: Options, seed: list[int], epoch: int) -> float:
+    network, rng, total = state.network, np.random.default_rng(seed), 0.0
+    on = _on(given, network)
+    for update, rows in enumerate(torch.arange(len(given.points)).split(options.batch)):
+        done = epoch * UPDATES + update
+        fitting.cool(optimiser, options.rate, done / (options.epochs * UPDATES))
+        probes = None
+        if options.objective == "sliced":
+            shape = (len(rows), network.n_embedded)
+            probes = torch.from_numpy(rng.integers(0, 2, shape).astype(np.float32) * 2 - 1).to(on.points)
+        found = loss(network, Noised(*(part[rows] for part in on)), options.objective, probes)
+        optimiser.zero_grad()
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), _CLIPPED)
+        optimiser.step()
+        total += float(found.detach())
+        decay = min(_DECAY, (1 + done) / (_YOUNG + done))
+        for name, value in network.state_dict().items():
+            state.mean[name].lerp_(value, 1 - decay)
+    if not np.isfinite(total):
+        cause = f"the loss is not finite in epoch {epoch + 1} of {options.epochs} at rate {options.rate:g}"
+        remedy = f"set rate to {options.rate / 10:.2g}; the state after epoch {epoch} is kept"
+        raise BadInput(Problem("HW-RD-006", "rate", cause, remedy))
+    return total / UPDATES
+
+
+def _checks(space: Space, left: np.ndarray, described: Description, seed: int) -> Noised:
+    """Samples that are not trained on, each noised many times."""
+    rng = np.random.default_rng([seed, 34])
+    count = max(_CHECKED, _LEVELS)
+    low, high = np.log(described.sigma_min), np.log(described.sigma_max)
+    levels = low + (high - low) * (np.arange(_LEVELS) + 0.5) / _LEVELS
+    rows = np.resize(rng.permutation(len(left)), count)
+    return noised(space, left[rows], np.exp(np.resize(levels, count)), rng)
+
+
+def _compared(network: ScoreNetwork, weights: dict[str, torch.Tensor], checked: Noised) -> float:
+    """The denoising loss of a network with other weights."""
+    network = copy.deepcopy(network)
+    network.load_state_dict(weights)
+    with torch.inference_mode():
+        parts = torch.arange(len(checked.points)).split(1024)
+        return float(
+            np.mean([float(loss(network, Noised(*(p[rows] for p in checked)), "denoising")) for rows in parts])
+        )
+
+
+def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Description, seed: int) -> State:
+    """Prototypes at samples, as wide as they are apart times what makes samples left out most likely."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ScoreNetwork(described)
+    rng = np.random.default_rng([seed, 35])
+    rows = np.sort(rng.choice(len(samples), described.prototypes, replace=False))
+    places = network.embedded(as_real(torch.from_numpy(samples[rows])))
+    tested = network.embedded(as_real(torch.from_numpy(left))).numpy()[:_TESTED]
+    apart = cdist(tested, places.numpy(), "sqeuclidean") * space.slope
+    near = np.maximum(_near(places.numpy().astype(np.float32)) * space.slope / space.dimension, described.sigma_min**2)
+
+    def likely(factor: float) -> float:
+        variance = factor**2 * near
+        return float(logsumexp(-apart / (2 * variance) - space.dimension / 2 * np.log(variance), axis=1).mean())
+
+    factor = max(_WIDTHS, key=likely)
+    log.info("riemannian_diffusion: %d prototypes, %g times as wide as apart", len(near), factor)
+    with torch.no_grad():
+        network.places.copy_(places)
+        network.log_widths.copy_(torch.from_numpy(np.log(factor**2 * near) / 2))
+    mean, best = ({name: value.clone() for name, value in network.state_dict().items()} for _ in range(2))
+    return State(network, mean, best, [])
+
+
+def _near(places: np.ndarray) -> np.ndarray:
+    """Mean square of the distance of each place to the nearest others."""
+    import faiss
+
+    k = min(_BETWEEN + 1, len(places))
+    with compute.faiss_threads(1):
+        return np.maximum(faiss.knn(places, places, k)[0][:, 1:].mean(axis=1) if k > 1 else np.ones(1), 0)
+
+
+def _on(given: Noised, network: ScoreNetwork) -> Noised:
+    return Noised(*(torch.from_numpy(part).to(network.biases) for part in given))
+
+
+def _key(samples: np.ndarray, described: Description, options: Options, seed: int) -> str:
+    """What a checkpoint was made from."""
+    digest = hashlib.sha256(f"{described} {options} {seed}".encode())
+    digest.update(np.ascontiguousarray(samples).data)
+    return digest.hexdigest()
+
+
+def _save(checkpoint: Path | None, key: str, state: State, optimiser) -> None:
+    tensors = checkpoints.moments(optimiser)
+    tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64).reshape(-1, 2)
+    for part, weights in (("network", state.network.state_dict()), ("mean", state.mean), ("best", state.best)):
+        tensors |= {f"{part}.{name}": value for name, value in weights.items()}
+    checkpoints.keep(checkpoint, key, tensors)
+
+
+def _resumed(checkpoint: Path | None, key: str, described: Description) -> tuple[State, dict] | None:
+    """The state that a checkpoint of the same training holds, and what the optimiser remembers."""
+    found = checkpoints.kept(checkpoint, key)
+    if found is None:
+        return None
+    tensors, _ = found
+    with torch.random.fork_rng(devices=[]):  # layers begin at random
+        network = ScoreNetwork(described)
+    parts = ("network.", "mean.", "best.")
+    weights = [{n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)} for part in parts]
+    network.load_state_dict(weights[0])
+    losses = [tuple(pair) for pair in tensors["losses"].tolist()]
+    log.info("riemannian_diffusion: going on after epoch %d", len(losses))
+    return State(network, weights[1], weights[2], losses), tensors

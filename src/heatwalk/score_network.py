@@ -1,0 +1,179 @@
+"""A score network: the gradient of the log-density of noised points of a space, kept as safetensors and JSON.
+
+    x --+-- prototypes  a = softmax_j(b_j - d/2 log v_j - |x - c_j|^2 / (2 v_j)),  v_j = sigma^2 + w_j^2 --+
+        |                    |                                                                            |
+        +-- trunk  residual MLP (x, a, log sigma) --+---- sigma sum_j a_j (c_j - x) / v_j ---- gate -------+
+                                                    +---- tangent part ---- sigma times the score
+
+Prototypes alone are the score of a mixture of normal laws at learned places; the trunk gives what curvature and the
+data add. Both are made in the Euclidean space that the points lie in, and projected to the tangent space.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from array_api_compat import torch as namespace
+from torch import nn
+
+from heatwalk import checkpoints
+from heatwalk.errors import BadInput, Problem
+from heatwalk.spaces import SO3, SU, Grassmannian, Power, Sphere, Torus
+from heatwalk.spaces.space import Space
+
+FORMAT = "heatwalk score network 1"
+MOST_BYTES = 64 * 10**6
+_BLOCKS = 3
+_FREQUENCIES = 8  # of the logarithm of the noise
+_FARTHEST = 40.0  # logarithm of the largest share over the least
+_KINDS = {"Sphere": Sphere, "Torus": Torus, "SO3": SO3, "SU": SU, "Grassmannian": Grassmannian}
+
+
+class Description(NamedTuple):
+    """All that is needed to build a score network, apart from its weights."""
+
+    space: str  # of which it has scores, as Python writes it: Sphere(2), Power(SU(3), (2, 2))
+    prototypes: int
+    width: int  # of the hidden layers
+    sigma_min: float  # standard deviations of the noise in every direction
+    sigma_max: float
+
+
+class ScoreNetwork(nn.Module):
+    def __init__(self, description: Description):
+        super().__init__()
+        self.description, self.space = description, space_of(description.space)
+        values, width, m = self.n_embedded, description.width, description.prototypes
+        self.places = nn.Parameter(torch.zeros(m, values))
+        self.log_widths, self.biases = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(m))
+        self.entry, self.nearness = nn.Linear(values, width), nn.Linear(m, width, bias=False)
+        times = 2 * _FREQUENCIES
+        self.times = nn.ModuleList(nn.Linear(times, width) for _ in range(_BLOCKS))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(_BLOCKS)
+        )
+        self.exit, self.gate = nn.Linear(width, values), nn.Linear(times, 1)
+        for layer in (self.exit, self.gate):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def n_values(self) -> int:
+        """Real numbers of a point."""
+        return int(np.prod(self.space.shape)) * (2 if self.space.complex_ else 1)
+
+    @property
+    def n_embedded(self) -> int:
+        """Values of a point in the Euclidean space that the network sees."""
+        return 2 * self.n_values if isinstance(self.space, Torus) else self.n_values
+
+    def embedded(self, x: torch.Tensor) -> torch.Tensor:
+        """(point, value) -> (point, n_embedded): of angles all cosines, then all sines."""
+        return torch.cat([x.cos(), x.sin()], 1) if isinstance(self.space, Torus) else x
+
+    def tangent(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """(point, n_embedded) vectors -> (point, value) their tangent part, of lengths in the metric of the space."""
+        if isinstance(self.space, Torus):
+            cosines, sines = v.chunk(2, 1)
+            return x.cos() * sines - x.sin() * cosines
+        return as_real(self.space._tangent(as_points(self.space, x), as_points(self.space, v), namespace))
+
+    def forward(self, x: torch.Tensor, log_sigma: torch.Tensor) -> torch.Tensor:
+        """(point, value) sigma times the score at (point, value) real points, log_sigma (point,) or (1,)."""
+        at, sigma = self.embedded(x), log_sigma.exp()[:, None]
+        times = self._times(log_sigma)
+        shares, pulled = self._pulled(at, sigma)
+        hidden = self.entry(at) + self.nearness(shares * self.description.prototypes**0.5)
+        for time, block in zip(self.times, self.blocks, strict=True):
+            hidden = hidden + block(hidden + time(times))
+        made = self.exit(nn.functional.silu(hidden)) + (1 + self.gate(times)) * sigma * pulled
+        return self.tangent(x, made)
+
+    def _times(self, log_sigma: torch.Tensor) -> torch.Tensor:
+        low, high = (float(np.log(sigma)) for sigma in self.description[-2:])
+        part = (log_sigma - low) / (high - low)
+        angles = part[:, None] * torch.pi * torch.arange(1, _FREQUENCIES + 1).to(part) / 2
+        return torch.cat([angles.cos(), angles.sin()], 1)
+
+    def _pulled(self, at: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(point, prototype) shares a, and (point, n_embedded) the score of the mixture of prototypes."""
+        variance = sigma**2 + torch.exp(2 * self.log_widths)
+        precision = variance.reciprocal()
+        squares = ((part**2).sum(1) for part in (at, self.places))
+        square = torch.addmm(next(squares)[:, None] + next(squares), at, self.places.T, alpha=-2).clamp_min(0)
+        logs = self.biases + self.space.dimension / 2 * precision.log() - self.space.slope / 2 * square * precision
+        # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
+        shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
+        weights = shares * precision
+        return shares, weights @ self.places - weights.sum(1, keepdim=True) * at
+
+
+def as_real(points: torch.Tensor) -> torch.Tensor:
+    """(point, ...) points -> (point, value) real numbers."""
+    return (torch.view_as_real(points) if points.is_complex() else points).flatten(1)
+
+
+def as_points(space: Space, values: torch.Tensor) -> torch.Tensor:
+    """(point, value) real numbers -> (point, ...) points, or vectors in the space that they lie in."""
+    if space.complex_:
+        return torch.view_as_complex(values.reshape(-1, *space.shape, 2))
+    return values.reshape(-1, *space.shape)
+
+
+def space_of(text: str) -> Space:
+    """The space that Python writes so; ValueError for any other text. No code is run.
+
+    >>> space_of("Power(SU(3), (2, 2))").shape
+    (2, 2, 3, 3)
+    """
+    import ast
+
+    def made(node):
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.Tuple):
+            return tuple(map(made, node.elts))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            kind = {**_KINDS, "Power": Power}.get(node.func.id)
+            if kind:
+                return kind(*map(made, node.args))
+        raise ValueError(f"{text!r} is no space")
+
+    found = made(ast.parse(text, mode="eval").body)
+    if not isinstance(found, Space):
+        raise ValueError(f"{text!r} is no space")
+    return found
+
+
+def saved(network: ScoreNetwork) -> tuple[bytes, str]:
+    """Weights as safetensors and the description as JSON."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in network.state_dict().items()}
+    return save(tensors), json.dumps({"format": FORMAT, **network.description._asdict()}, sort_keys=True)
+
+
+def loaded(weights: bytes, description: str, where: str = "score network") -> ScoreNetwork:
+    """The network of weights and a description that fit each other; BadInput for any others. No code is run."""
+    try:
+        given = json.loads(description)
+        if not isinstance(given, Mapping) or given.get("format") != FORMAT:
+            raise ValueError(f"the format is not {FORMAT!r}")
+        described = Description(**{name: given[name] for name in Description._fields})
+        if any(type(size) is not int or not 0 < size <= MOST_BYTES for size in (described.prototypes, described.width)):
+            raise ValueError(f"numbers must lie between 1 and {MOST_BYTES}")
+        if not 0 < described.sigma_min < described.sigma_max < np.inf:
+            raise ValueError("the bounds of sigma are no range")
+        with torch.device("meta"):
+            expected = ScoreNetwork(described).state_dict()
+        tensors = checkpoints.fitting(weights, expected, MOST_BYTES)
+        with torch.random.fork_rng(devices=[]):  # layers begin at random
+            network = ScoreNetwork(described)
+    except (ValueError, KeyError, TypeError, SyntaxError, RuntimeError) as error:
+        cause = f"has a description or weights that cannot be used ({error})"
+        raise BadInput(Problem("HW-RD-010", where, cause, "use the two files that were written together")) from None
+    network.load_state_dict(tensors)
+    return network.eval()
