@@ -226,6 +226,6 @@ use rule * from heatwalk
 
 def test_without_a_clone_the_line_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(rules, "__file__", str(tmp_path / "site-packages" / "heatwalk" / "rules.py"))
-    with pytest.raises(BadInput, match="HW-CF-022 .* type: pip install --editable CLONE"):
+    with pytest.raises(BadInput, match="HW-CF-023 .* type: pip install --editable CLONE"):
         rules._clone(tmp_path)
     assert rules._clone(ROOT) == ROOT

@@ -232,7 +232,7 @@ def _clone(beside: Path) -> Path:
             return place
     cause = "the programs of the stages are neither beside the Snakefile nor beside the installed heatwalk"
     remedy = "clone the repository, and type: pip install --editable CLONE"
-    raise BadInput(Problem("HW-CF-022", f"{beside}", cause, remedy))
+    raise BadInput(Problem("HW-CF-023", f"{beside}", cause, remedy))
 
 
 def say_why_it_failed(session: str, logs: list[str], results: Path = Path("results")) -> None:

@@ -59,14 +59,13 @@ rule riemannian_diffusion:
         "logs/{dataset}/riemannian_diffusion.log",
     benchmark:
         "logs/{dataset}/riemannian_diffusion.benchmark.tsv"
+    group:
+        heatwalk_rules.group("riemannian_diffusion")
     conda:
         "../../envs/neural.yaml"
     threads: heatwalk_rules.threads
     resources:
-        mem_mb=heatwalk_rules.memory // 10**6,
-        home=heatwalk_rules.home,
-        python=heatwalk_rules.python,
-        device=heatwalk_rules.device,
+        **heatwalk_rules.resources("riemannian_diffusion"),
     params:
         options=heatwalk_rules.options_of("riemannian_diffusion"),
         code=heatwalk_rules.code("riemannian_diffusion"),
