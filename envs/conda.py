@@ -10,6 +10,11 @@ HERE = Path(__file__).parent
 FILES = {
     "base": ("For those who run Snakemake with --sdm conda.", ["base"], []),
     "neural": ("The neural stages, on top of the base environment.", ["base", "neural"], []),
+    "cluster": (
+        "What runs on Slurm and on Dask of other machines, on top of the neural environment.",
+        ["base", "neural", "cluster"],
+        [],
+    ),
     "dev": ("Everything, tests and linters included.", ["base", "neural", "dev"], ["make"]),
 }
 

@@ -16,7 +16,7 @@ from workflow_runs import OPTIONS, ROOT, prepare, snakemake
 from heatwalk import rules
 from heatwalk.errors import BadInput
 
-ENVIRONMENTS = ("base", "neural", "dev")
+ENVIRONMENTS = ("base", "neural", "cluster", "dev")
 # What Snakemake asks of conda, answered; the file that an environment would be made from is kept.
 CONDA = """#!/bin/sh
 case "$*" in
@@ -68,7 +68,7 @@ def test_every_package_of_the_project_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(pin for extra in project["optional-dependencies"].values() for pin in extra)]
     wanted = {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in asked}
-    pinned = {re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins("base") | pins("neural")}
+    pinned = {re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins("base") | pins("neural") | pins("cluster")}
     assert sorted(wanted - pinned) == []
 
 
