@@ -68,7 +68,10 @@ def test_every_package_of_the_project_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(pin for extra in project["optional-dependencies"].values() for pin in extra)]
     wanted = {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in asked}
-    pinned = {re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins("base") | pins("neural") | pins("cluster")}
+    pinned = {
+        re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
+        for pin in pins("base") | pins("neural") | pins("cluster")
+    }
     assert sorted(wanted - pinned) == []
 
 
