@@ -193,7 +193,8 @@ def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Des
     options = {"dimension": space.dimension, "least": described.sigma_min**2}
     begun = mixture(rng.permutation(known), tested, known[rows], np.maximum(apart, described.sigma_min**2), **options)
     with torch.no_grad():
-        network.places.copy_(torch.from_numpy(begun.places / scale))
+        network.origins.copy_(torch.from_numpy(begun.places / scale))
+        network.units.copy_(torch.from_numpy(begun.variances[:, None] ** 0.5 / scale))
         network.log_widths.copy_(torch.from_numpy(np.log(begun.variances) / 2))
         network.biases.copy_(torch.from_numpy(np.log(begun.shares + _LEAST_SHARE)))
     mean, best = ({name: value.clone() for name, value in network.state_dict().items()} for _ in range(2))
