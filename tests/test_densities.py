@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from heatwalk.baselines import densities, lattice
+from heatwalk.mixture import mixture
 from heatwalk.spaces import SU, Sphere, Torus
 
 
@@ -57,3 +58,21 @@ def test_gauge_fields_have_the_action_that_one_plaquette_has():
     # d E / d beta at 0 is the variance of Re tr / 3: E |tr U|^2 = 1, so E (Re tr)^2 = 1/2
     expected = 0.5 / 3 * 0.5
     assert plaquettes.mean() == pytest.approx(expected, abs=4 * plaquettes.std() / 300**0.5 + 0.02)
+
+
+def test_a_mixture_is_found_and_stopped_before_it_learns_by_heart():
+    rng, centres = np.random.default_rng(5), np.array([[-2.0, 0.0], [2.0, 1.0]])
+    samples, left = (centres[rng.integers(2, size=n)] + 0.3 * rng.normal(size=(n, 2)) for n in (1500, 300))
+    made = mixture(samples, left, centres + 0.5, np.ones(2), dimension=2, least=1e-4)
+    np.testing.assert_allclose(made.places, centres, atol=0.06)
+    np.testing.assert_allclose(np.sqrt(made.variances), 0.3, rtol=0.1)
+    many = mixture(samples, left, samples[:400], np.full(400, 0.01), dimension=2, least=1e-6)
+    fresh = centres[rng.integers(2, size=2000)] + 0.3 * rng.normal(size=(2000, 2))
+    true = -np.log(2 * np.pi * 0.09) - 1 - np.log(2)
+    assert true - 0.2 < likelihood(many, fresh) < true
+    assert many.shares.sum() == pytest.approx(1)
+
+
+def likelihood(of, points):
+    square = ((points[:, None] - of.places) ** 2).sum(2)
+    return np.log((of.shares / (2 * np.pi * of.variances) * np.exp(-square / (2 * of.variances))).sum(1)).mean()

@@ -65,8 +65,8 @@ def beside(results: Mapping[str, Mapping], coordinates, cells) -> tuple:
     (made,) = (result for stage, result in results.items() if stage not in ("cells", "pca"))
     condition = made.manifest["parameters"].get("condition", "")
     space = made.manifest["parameters"].get("space")  # of a generator on one: both sides are placed there
-    points, new = (laid(values, space) if space else values[:] for values in (coordinates, made["points"]))
-    points, train, obs = np.asarray(points), np.asarray(cells.split[:]) == 0, cells.obs
+    points, new = (laid(values, space) if space else values for values in (coordinates, made["points"]))
+    points, train, obs = np.asarray(points[:]), np.asarray(cells.split[:]) == 0, cells.obs
     own = met(obs, condition, "HW-GM-003", "condition")
     if train.all():
         cause = "no cell is held out: nothing can tell new cells from copies"

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
 
 from heatwalk import checkpoints, compute, fitting
 from heatwalk.errors import BadInput, Problem
+from heatwalk.mixture import mixture
 from heatwalk.progress import log, track
 from heatwalk.score_network import Description, ScoreNetwork, as_real
 from heatwalk.spaces.space import Space
@@ -31,8 +30,7 @@ _DECAY, _YOUNG = 0.999, 10  # of the mean of the weights; updates by which its m
 _CHECKED, _CHECKED_AT_LEAST = 8192, 64  # noised points on which the loss is compared from epoch to epoch
 _CLIPPED = 10.0  # norm of a gradient
 _BETWEEN = 3  # prototypes whose distance is the width of one
-_WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # times that, of which the best is taken
-_TESTED = 512  # samples left out that it is taken by
+_LEAST_SHARE = 1e-6  # of a prototype
 
 
 class Options(NamedTuple):
@@ -184,26 +182,21 @@ def _compared(network: ScoreNetwork, weights: dict[str, torch.Tensor], checked: 
 
 
 def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Description, seed: int) -> State:
-    """Prototypes at samples, as wide as they are apart times what makes samples left out most likely."""
+    """Prototypes by a mixture that begins at samples and is stopped by those left out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ScoreNetwork(described)
     rng = np.random.default_rng([seed, 35])
-    rows = np.sort(rng.choice(len(samples), described.prototypes, replace=False))
-    places = network.embedded(as_real(torch.from_numpy(samples[rows])))
-    tested = network.embedded(as_real(torch.from_numpy(left))).numpy()[:_TESTED]
-    apart = cdist(tested, places.numpy(), "sqeuclidean") * space.slope
-    near = np.maximum(_near(places.numpy().astype(np.float32)) * space.slope / space.dimension, described.sigma_min**2)
-
-    def likely(factor: float) -> float:
-        variance = factor**2 * near
-        return float(logsumexp(-apart / (2 * variance) - space.dimension / 2 * np.log(variance), axis=1).mean())
-
-    factor = max(_WIDTHS, key=likely)
-    log.info("riemannian_diffusion: %d prototypes, %g times as wide as apart", len(near), factor)
+    rows, scale = np.sort(rng.choice(len(samples), described.prototypes, replace=False)), space.slope**0.5
+    known, tested = (scale * network.embedded(as_real(torch.from_numpy(part))).numpy() for part in (samples, left))
+    apart = _near(known[rows].astype(np.float32)) / space.dimension
+    options = {"dimension": space.dimension, "least": described.sigma_min**2}
+    begun = mixture(rng.permutation(known), tested, known[rows], np.maximum(apart, described.sigma_min**2), **options)
     with torch.no_grad():
-        network.places.copy_(places)
-        network.log_widths.copy_(torch.from_numpy(np.log(factor**2 * near) / 2))
+        network.origins.copy_(torch.from_numpy(begun.places / scale))
+        network.units.copy_(torch.from_numpy(begun.variances[:, None] ** 0.5 / scale))
+        network.log_widths.copy_(torch.from_numpy(np.log(begun.variances) / 2))
+        network.biases.copy_(torch.from_numpy(np.log(begun.shares + _LEAST_SHARE)))
     mean, best = ({name: value.clone() for name, value in network.state_dict().items()} for _ in range(2))
     return State(network, mean, best, [])
 

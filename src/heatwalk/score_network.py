@@ -46,7 +46,10 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         self.description, self.space = description, space_of(description.space)
         values, width, m = self.n_embedded, description.width, description.prototypes
-        self.places = nn.Parameter(torch.zeros(m, values))
+        # Places move in units of the widths that they began with, whatever the scale of the data is.
+        self.register_buffer("origins", torch.zeros(m, values))
+        self.register_buffer("units", torch.ones(m, 1))
+        self.moves = nn.Parameter(torch.zeros(m, values))
         self.log_widths, self.biases = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(m))
         self.entry, self.nearness = nn.Linear(values, width), nn.Linear(m, width, bias=False)
         times = 2 * _FREQUENCIES
@@ -59,6 +62,11 @@ class ScoreNetwork(nn.Module):
         for layer in (self.exit, self.gate):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    @property
+    def places(self) -> torch.Tensor:
+        """(prototype, n_embedded)."""
+        return self.origins + self.units * self.moves
 
     @property
     def n_values(self) -> int:
@@ -102,13 +110,14 @@ class ScoreNetwork(nn.Module):
         """(point, prototype) shares a, and (point, n_embedded) the score of the mixture of prototypes."""
         variance = sigma**2 + torch.exp(2 * self.log_widths)
         precision = variance.reciprocal()
-        squares = ((part**2).sum(1) for part in (at, self.places))
-        square = torch.addmm(next(squares)[:, None] + next(squares), at, self.places.T, alpha=-2).clamp_min(0)
+        places = self.places
+        squares = ((part**2).sum(1) for part in (at, places))
+        square = torch.addmm(next(squares)[:, None] + next(squares), at, places.T, alpha=-2).clamp_min(0)
         logs = self.biases + self.space.dimension / 2 * precision.log() - self.space.slope / 2 * square * precision
         # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
         shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
         weights = shares * precision
-        return shares, weights @ self.places - weights.sum(1, keepdim=True) * at
+        return shares, weights @ places - weights.sum(1, keepdim=True) * at
 
 
 def as_real(points: torch.Tensor) -> torch.Tensor:
