@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -152,12 +153,8 @@ def planned(folder: Path) -> set[str]:
     """What a dry run would run."""
     done = dry_run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = set()
-    for block in done.stdout.split("\n\n"):
-        lines = [line.strip() for line in block.splitlines()]
-        output = next((line.removeprefix("output: ") for line in lines if line.startswith("output: ")), "")
-        found |= {"/".join(Path(output).parts[-3:-1])} if output.endswith("/manifest.json") else set()
-    return found
+    outputs = re.findall(r"^    output: (results/\S+)/manifest\.json", done.stdout, re.MULTILINE)
+    return {output.removeprefix("results/") for output in outputs}
 
 
 def after(whole, names: set[str]) -> set[str]:
