@@ -277,9 +277,8 @@ def test_a_whole_run_needs_no_network_and_leaves_no_file(whole, tmp_path, schedu
     assert mean <= 2 * 1.1
     assert [path.name for path in temporary.rglob("*") if path.is_file()] == []
     assert {path.name for path in folder.iterdir()} == {"config", "results", "logs", ".snakemake"}
-    assert [path.name for path in (folder / "results" / ".work").rglob("*") if not path.name.endswith(".lock")] == [
-        *{job.dataset for job in whole.jobs.values()}
-    ]
+    work = {path.name for path in (folder / "results" / ".work").rglob("*") if not path.name.endswith(".lock")}
+    assert work == {job.dataset for job in whole.jobs.values()}
 
 
 @pytest.mark.parametrize("stage", ["affinity", "pca"])
