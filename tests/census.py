@@ -76,7 +76,10 @@ def table(entries: list[dict]) -> str:
         failures[entry["stage"], entry["kind"]] += entry["failures"]
         seconds[entry["kind"]] += entry["seconds"]
     kinds = list(dict.fromkeys(kind for _, kind in trials))
-    rows = sorted({stage for stage, _ in trials}, key=[*qualified.stages(), "all"].index)
+    order = [*qualified.stages(), "all"]
+    rows = sorted(
+        {stage for stage, _ in trials}, key=lambda stage: order.index(stage) if stage in order else len(order)
+    )
     lines = ["| stage | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for stage in rows:
         cells = (_cell(trials[stage, kind], failures[stage, kind]) for kind in kinds)
