@@ -164,7 +164,7 @@ def test_links_and_special_files_are_refused_unread(folder):
             {"reference": "other"},
             "HW-BA-001 --reference: 'other' is no dataset that others can be mapped onto; use .*toy",
         ),
-        ({"stages": "extension,map"}, "HW-BA-001 --stages: a query has no stage 'map'; use some of: cells, pca, ext"),
+        ({"stages": "extension,map"}, "HW-BA-001 --stages: a query has no stage 'map'; use some of: cells, pca, riem"),
     ],
 )
 def test_what_cannot_be_an_inbox_is_said_before_anything_moves(folder, change, said):
@@ -511,8 +511,8 @@ def test_a_batch_while_the_workflow_runs_ends_with_3_and_moves_nothing(mapped, t
     locks = folder / ".snakemake" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     (locks / "0.input.lock").write_text("x")
-    command = [sys.executable, "-c", "import time; time.sleep(100)", "--block-cells"]
-    with subprocess.Popen(command, cwd=folder) as other:
+    (folder / "snakemake").write_text("import time\ntime.sleep(100)\n")
+    with subprocess.Popen([sys.executable, "snakemake"], cwd=folder) as other:
         done = heatwalk(folder, *BATCH)
         other.kill()
     assert done.returncode == 3

@@ -458,7 +458,7 @@ def test_the_report_names_the_column_whose_labels_were_matched():
 
 def test_the_report_warns_of_copies_and_of_what_left_the_data():
     rows = [("coverage", 0.95, 0.96, 0, ""), ("memorisation", 0.08, 0.05, 0, ""), ("label_match", 0.9, 0.94, 0, "")]
-    shown = {"rows": rows, "flagged": 0.01, "label": "kind", "problems": []}
+    shown = {"rows": rows, "flagged": 0.01, "label": "kind", "problems": [], "start": "samples"}
     assert concerns(shown) == concerns(None) == concerns({**shown, "rows": []}) == []
     for place, changed, said in (
         (0, ("coverage", 0.7, 0.96, 0, ""), "Generated cells cover 70% of the held-out cells, real ones 96%."),
@@ -474,4 +474,6 @@ def test_the_report_warns_of_copies_and_of_what_left_the_data():
     # Where a third of real cells repeat, as many generated ones do.
     assert concerns({**shown, "rows": [rows[0], ("memorisation", 0.33, 0.3, 0, ""), rows[2]]}) == []
     (concern,) = concerns({**shown, "flagged": 0.2})
-    assert concern.text == "20% of the generated cells left the data."
+    assert concern == ("20% of the generated cells left the data.", "Leave them out (heatwalk_flagged).")
+    (concern,) = concerns({**shown, "flagged": 0.2, "start": "day=0"})
+    assert concern.remedy == "Leave them out (heatwalk_flagged), or start from samples."

@@ -222,7 +222,3 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_weights(whole, tmp_pat
     assert done.returncode == 0, done.stderr
     assert qualified.root(folder, job.name) == whole.root(job.name)
     assert not checkpoint.exists()
-
-
-def test_a_kill_of_snakemake_over_a_standing_result_is_resumed(whole, tmp_path, record_property):
-    check_a_kill(whole, tmp_path, "affinity", "snakemake", 1, record_property)

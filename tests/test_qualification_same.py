@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import qualified
-from qualified import ROOT, TRIALS, Job
+from qualified import ROOT, Job
 from workflow_runs import dry_run
 
 from heatwalk import config, store
@@ -279,14 +279,3 @@ def test_a_whole_run_needs_no_network_and_leaves_no_file(whole, tmp_path, schedu
     assert {path.name for path in folder.iterdir()} == {"config", "results", "logs", ".snakemake"}
     work = {path.name for path in (folder / "results" / ".work").rglob("*") if not path.name.endswith(".lock")}
     assert work == {job.dataset for job in whole.jobs.values()}
-
-
-@pytest.mark.parametrize("stage", ["affinity", "pca"])
-def test_hashes_are_the_same_on_one_thread_and_in_another_place(whole, tmp_path, stage):
-    """The slice of it that `make test` runs."""
-    job, folder = whole.of_stage(stage), whole.copy(tmp_path / "another place")
-    qualified.without(folder, job)
-    done = qualified.run(with_arguments(job, "--threads 1"), folder, **ELSEWHERE)
-    assert done.returncode == 0, done.stderr
-    assert qualified.root(folder, job.name) == whole.root(job.name)
-    assert TRIALS

@@ -1,0 +1,26 @@
+"""The slice of the qualification that `make test` runs: one whole run, a kill, and other surroundings."""
+
+import pytest
+import qualified
+import test_qualification_kills
+import test_qualification_same
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return qualified.whole()
+
+
+def test_a_kill_of_snakemake_over_a_standing_result_is_resumed(whole, tmp_path, record_property):
+    test_qualification_kills.check_a_kill(whole, tmp_path, "affinity", "snakemake", 1, record_property)
+
+
+@pytest.mark.parametrize("stage", ["affinity", "pca"])
+def test_hashes_are_the_same_on_one_thread_and_in_another_place(whole, tmp_path, stage):
+    job, folder = whole.of_stage(stage), whole.copy(tmp_path / "another place")
+    qualified.without(folder, job)
+    done = qualified.run(
+        test_qualification_same.with_arguments(job, "--threads 1"), folder, **test_qualification_same.ELSEWHERE
+    )
+    assert done.returncode == 0, done.stderr
+    assert qualified.root(folder, job.name) == whole.root(job.name)
