@@ -1,7 +1,8 @@
 """How near is curvature to the truth, how sure is its sign, and what does it cost?
 
     python benchmarks/curvature.py surfaces [--seeds 10]      four surfaces, three noises, beside baselines and oracle
-    python benchmarks/curvature.py signs [--clouds 20]        saddles, spheres and planes of dimension 2 to 6
+    python benchmarks/curvature.py signs [--clouds 20]        saddles, spheres, planes of dimension 2 to 6; all, or
+                                        [--noises 0.05] [--classes plane]
     python benchmarks/curvature.py bunny                      35,947 vertices beside the mesh's angle deficit
     python benchmarks/curvature.py ollivier                   Ollivier-Ricci curvature of the same surfaces, one seed
     python benchmarks/curvature.py dense                      5,000 points beside powers of the dense matrix
@@ -90,11 +91,15 @@ def _both(estimate: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(pearson), float(spearmanr(estimate[known], truth[known]).statistic)
 
 
-def signs(clouds: int) -> None:
+SIGNS = {"saddle": -1, "sphere": 1, "plane": 0}
+
+
+def signs(clouds: int, noises: list[float], kinds: list[str]) -> None:
     """Share of clouds whose centre has the right sign; zero is within two standard errors, the band of 95%."""
     print("| noise | class |" + "".join(f" d = {dimension} |" for dimension in range(2, 7)) + "\n" + "|---" * 7 + "|")
-    for noise in (0.0, 0.05):
-        for kind, sign in (("saddle", -1), ("sphere", 1), ("plane", 0)):
+    for noise in noises:
+        for kind in kinds:
+            sign = SIGNS[kind]
             shares = [np.mean([_sign(kind, d, noise, seed) == sign for seed in range(clouds)]) for d in range(2, 7)]
             print(f"| {noise:g} | {kind} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
 
@@ -218,12 +223,15 @@ def main() -> None:
     parser.add_argument("part", choices=["surfaces", "signs", "bunny", "ollivier", "dense", "days", "scale"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--clouds", type=int, default=20)
+    parser.add_argument("--noises", type=float, nargs="+", default=[0.0, 0.05], help="of signs")
+    parser.add_argument("--classes", nargs="+", default=list(SIGNS), choices=list(SIGNS), help="of signs")
     parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 100_000])
     asked = parser.parse_args()
-    parts = {"surfaces": (surfaces, asked.seeds), "signs": (signs, asked.clouds), "scale": (scale, asked.cells)}
+    parts = {"surfaces": (surfaces, asked.seeds), "scale": (scale, asked.cells)}
+    parts["signs"] = (signs, asked.clouds, asked.noises, asked.classes)
     parts |= {"bunny": (bunny,), "ollivier": (ollivier,), "dense": (dense,), "days": (days,)}
-    function, *number = parts[asked.part]
-    function(*number)
+    function, *options = parts[asked.part]
+    function(*options)
 
 
 if __name__ == "__main__":
