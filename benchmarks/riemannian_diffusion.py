@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 from heatwalk import score_flow, score_matching
 from heatwalk.baselines import densities, lattice
 from heatwalk.charts import Chart
-from heatwalk.riemannian_diffusion import _finest
+from heatwalk.riemannian_diffusion import finest_noise
 from heatwalk.score_network import Description
 from heatwalk.spaces import SO3, SU, Power, Sphere, Torus, so3, sphere
 
@@ -42,7 +42,7 @@ def parts(count: int, seed: int) -> list[np.ndarray]:
 def fitted(space, known: np.ndarray, given, seed: int, objective: str = "denoising", sigma_min=None):
     """A network trained on eight ninths of the points known, its epoch chosen by the rest; and seconds."""
     began, how = time.time(), Chart(space, "points")
-    finest = sigma_min or _finest(how, known, seed, None)
+    finest = sigma_min or finest_noise(how, known, seed, None)
     sizes = {"prototypes": min(given.prototypes, len(known) // 2), "width": given.width}
     described = Description(repr(space), sigma_min=finest, sigma_max=score_flow.uniform_from(space), **sizes)
     options = score_matching.Options(objective, given.batch, given.epochs, 1e-3, 1 / 9)
@@ -293,7 +293,7 @@ def steps(given) -> None:
 
     from heatwalk.score_network import as_points, as_real
 
-    class True_(nn.Module):  # noqa: N801 - the score of Brownian motion from one point at the time .1
+    class BrownianScore(nn.Module):  # from one point at the time .1
         def __init__(self, space, centre):
             super().__init__()
             self.space, self.centre = space, centre
@@ -307,7 +307,7 @@ def steps(given) -> None:
     for space in (Torus(1), SO3()):
         rng = np.random.default_rng(0)
         centre = space.random_point(rng)
-        network, count = True_(space, centre), given.points
+        network, count = BrownianScore(space, centre), given.points
         exact = space.distance(centre, space.sample_heat_kernel(centre, 0.1 + 0.02**2, rng=rng, size=10 * count))
         for evaluations in (4, 8, 16, 32, 64, 128, 256):
             rows = {"walk": score_flow.walked(network, count, rng, evaluations)}

@@ -66,7 +66,7 @@ def judged(found: exact.Found, block: np.ndarray, unexplained, rows: slice, know
 
 
 def _yardstick(reference, aside: np.ndarray) -> rest.Yardstick | None:
-    if aside.sum() < _FEWEST:
+    if aside.sum() < _FEWEST or aside.all():
         log.info("extension: what is left of cells does not count, only %d cells are set aside", aside.sum())
         return None
     rows = rest.sample(~aside)

@@ -129,7 +129,7 @@ def _trained(how: Chart, samples, sizes: dict, options: tuple, common: tuple, ch
     seed, threads = common
     sizes = sizes | {"prototypes": min(sizes["prototypes"], len(samples) // 2)}
     if sizes["sigma_min"] == "auto":
-        sizes["sigma_min"] = _finest(how, samples, seed, threads)
+        sizes["sigma_min"] = finest_noise(how, samples, seed, threads)
     most = score_flow.uniform_from(how.space)
     if sizes["sigma_min"] >= most / 2:
         cause = f"{sizes['sigma_min']:g} leaves nothing of {how.space!r}, which is uniform from {most:.3g} on"
@@ -141,7 +141,7 @@ def _trained(how: Chart, samples, sizes: dict, options: tuple, common: tuple, ch
     return score_matching.trained(how.space, samples, described, given, **limits)
 
 
-def _finest(how: Chart, samples: np.ndarray, seed: int, threads: int | None) -> float:
+def finest_noise(how: Chart, samples: np.ndarray, seed: int, threads: int | None) -> float:
     """A quarter of the distance, in every direction, at which a tenth of the samples has another one."""
     distinct = np.unique(how.flat(samples), axis=0)
     near = neighbors(distinct, n_neighbors=1, seed=seed, threads=threads).distances[:, 0]

@@ -171,7 +171,7 @@ class Rules(Plan):
         except BadInput:  # the program of the stage says why, with the exit code of bad input
             return dict.fromkeys(stages, self._unforeseen())
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019 - as above
     def _size(self, dataset: str):
         return needs.size_of(self, dataset)
 
