@@ -2,32 +2,41 @@
 
 python benchmarks/particles.py [--targets moons,square] [--seeds 10] [--samples 1000] [--particles 500]
 python benchmarks/particles.py --cost --targets circle --samples 100000 --particles 10000
+python benchmarks/particles.py --sees 5,10,20,40,80 [--targets moons,square,circle] [--seeds 3]
 
 Prints, for every target, the Sinkhorn divergence to fresh points (blur .05 of the median distance) over that of fresh
 points against fresh points, mean and standard deviation over seeds; the same of the exact W2^2; memorisation (share
 nearer to a training sample than 95% of fresh points are; a method passes up to .10); the root mean square distance to
-the surface over the truth's, where it is known; and seconds. All points count, flagged ones too. --cost: seconds, steps
-and the peak memory of the process alone, of one call of `hw.particles`.
+the surface over the truth's, where it is known; and seconds. All points count, flagged ones too. `first described` is
+the particle system as published; LAWGD knows the density, where that is known. --cost: seconds, steps and
+the peak memory of the process alone, for one call of `hw.particles`. --sees: particles alone, for numbers of samples
+that the median sample sees, by which the bandwidth is chosen.
 """
 
 import argparse
 import resource
 import time
+from functools import partial
 
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
 import heatwalk as hw
+from heatwalk.baselines.averaged_particles import averaged_particles
 from heatwalk.baselines.jitter import jitter
 from heatwalk.baselines.langevin import svgd, ula
+from heatwalk.baselines.lawgd import lawgd, spectrum
 from heatwalk.baselines.score_model import score_model
 from heatwalk.generation_metrics import sinkhorn, w2_squared
 
 PAIRS = 10
 
 
+SHEAR = np.array([[1, 0.5], [0, 0.8]])
+
+
 def gaussian(count, rng):
-    return rng.normal(size=(count, 2)) @ np.array([[1, 0.5], [0, 0.8]])
+    return rng.normal(size=(count, 2)) @ SHEAR
 
 
 def moons(count, rng):
@@ -79,13 +88,25 @@ def mixture(count, rng):
 TARGETS = {"gaussian": gaussian, "moons": moons, "square": square, "circle": circle, "grid": grid, "mixture": mixture}
 TARGETS |= {f"shell_{d}": shell(d) for d in (2, 3, 10, 30, 100)}
 TARGETS |= {f"semi_sphere_{d}": semi_sphere(d) for d in (2, 3, 10, 30, 100)}
+DENSITIES = {
+    "gaussian": (lambda x: -((x @ np.linalg.inv(SHEAR)) ** 2).sum(axis=1) / 2, 5.0),
+    "square": (lambda x: np.where((np.abs(x).max(axis=1) > 0.5) & (np.abs(x).max(axis=1) < 1), 0.0, -np.inf), 1.02),
+}  # its logarithm, and half the side of a square that holds it
 METHODS = {
     "particles": lambda samples, count, seed: hw.particles(samples, n_particles=count, seed=seed).points,
+    "first described": lambda samples, count, seed: averaged_particles(samples, count, seed=seed),
     "score model": lambda samples, count, seed: score_model(samples, count, seed=seed),
     "ULA": lambda samples, count, seed: ula(samples, count, seed=seed),
     "SVGD": lambda samples, count, seed: svgd(samples, count, seed=seed),
     "jitter": lambda samples, count, seed: jitter(samples, count, seed=seed),
 }
+
+
+def by_lawgd(target: str, samples: np.ndarray, count: int, seed: int) -> np.ndarray:
+    density, reach = DENSITIES[target]
+    made = spectrum(density, [np.linspace(-reach, reach, 103)] * 2, 60)
+    rng = np.random.default_rng(seed)
+    return lawgd(made, samples.mean(axis=0) + samples.std(axis=0) * rng.normal(size=(count, 2)))
 
 
 def off_surface(target: str, points: np.ndarray) -> float:
@@ -106,14 +127,21 @@ def figures(target: str, seed: int, n_samples: int, n_particles: int, methods: l
     floor = np.mean([(sinkhorn(*pair, blur), w2_squared(*pair)) for pair in pairs], axis=0)
     bound = np.quantile(cdist(held, samples).min(axis=1), 0.05)
     truth, rows = off_surface(target, held), {}
+    known = {"LAWGD": lambda *given: by_lawgd(target, *given)} if target in DENSITIES else {}
     for name in methods:
+        if name not in METHODS | known:
+            continue
         started = time.perf_counter()
-        points = METHODS[name](samples, n_particles, seed)
+        points = (METHODS | known)[name](samples, n_particles, seed)
         seconds = time.perf_counter() - started
         distances = np.array([sinkhorn(points, fresh, blur), w2_squared(points, fresh)]) / floor
         copies = float((cdist(points, samples).min(axis=1) < bound).mean())
         rows[name] = [*distances, copies, off_surface(target, points) / truth, seconds]
     return rows | {"floor": [*floor, 0.05, 1.0, 0.0]}
+
+
+def seeing(number: float, samples: np.ndarray, count: int, seed: int) -> np.ndarray:
+    return hw.particles(samples, n_particles=count, effective_samples=number, seed=seed).points
 
 
 def cost(target: str, n_samples: int, n_particles: int) -> None:
@@ -129,12 +157,18 @@ def cost(target: str, n_samples: int, n_particles: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--targets", default=",".join(TARGETS))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join([*METHODS, "LAWGD"]))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--particles", type=int, default=500)
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--sees", help="numbers of samples, with commas between")
     given = parser.parse_args()
+    if given.sees:
+        asked = {f"sees {number}": float(number) for number in given.sees.split(",")}
+        METHODS.clear()
+        METHODS.update({name: partial(seeing, number) for name, number in asked.items()})
+        given.methods = ",".join(METHODS)
     if given.cost:
         for target in given.targets.split(","):
             cost(target, given.samples, given.particles)
@@ -146,7 +180,7 @@ def main() -> None:
         found = [figures(target, seed, given.samples, given.particles, methods) for seed in range(given.seeds)]
         floor = np.mean([rows["floor"] for rows in found], axis=0)
         print(f"| {target} | floor | {floor[0]:.4g} | {floor[1]:.4g} | .05 | 1 | |")
-        for name in methods:
+        for name in [name for name in methods if name in found[0]]:
             values = np.array([rows[name] for rows in found])
             mean, spread = values.mean(axis=0), values.std(axis=0)
             first = " | ".join(f"{mean[k]:.2f} ± {spread[k]:.2f}" for k in range(3))

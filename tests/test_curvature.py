@@ -12,7 +12,8 @@ import heatwalk as hw
 from heatwalk import compute, spread
 from heatwalk import nodes as nodes_module
 from heatwalk.bend import concerns
-from heatwalk.curvature import REASONS
+from heatwalk.curvature import REASONS, _line
+from heatwalk.halves import Halves
 from heatwalk.surface import _edge_centre, surface, widest_gap
 from heatwalk.walks import Entry, walk
 
@@ -233,6 +234,17 @@ def test_a_sphere_bends_up_a_saddle_down_and_a_plane_not():
         found = hw.curvature(points, graph, map_, **QUICK)
         score = found.curvature[0] / found.uncertainty[0]
         assert (np.sign(score) if abs(score) > 3 else 0) == sign
+
+
+def test_where_halves_agree_on_nothing_edges_that_the_walk_sees_bend_nothing():
+    rng = np.random.default_rng(0)
+    walked = np.where(rng.uniform(size=1000) < 0.3, 3.0, 1.0)  # as of cells at an edge, and of the others
+    quadric = 0.01 * rng.normal(size=1000)
+    halves = Halves(np.arange(1000), [100], 0.01 * rng.normal(size=(2, 1, 1000)))
+    assert not halves.agree()
+    flat, tilted = (_line(walked, quadric, halves, (2, 100), founded) for founded in (False, True))
+    assert (np.abs(flat.values) < 2 * np.sqrt(flat.variance)).all()
+    assert np.abs(tilted.values).min() > 10 * np.abs(flat.values).max()
 
 
 def test_estimators_are_the_fields_of_their_names(small):

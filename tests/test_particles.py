@@ -17,6 +17,7 @@ from heatwalk.decoding import decoded
 from heatwalk.inverse_generator import averages, force, generator, weights
 from heatwalk.likeness import concerns
 from heatwalk.particles import flow
+from heatwalk.rounded import rounded
 from heatwalk.surroundings import even, settled, surroundings
 
 
@@ -304,6 +305,40 @@ def test_settling_takes_particles_to_a_curved_surface():
     made = settled(surroundings(samples), 1.1 * samples[:200], rng)
     assert off_circle(1.1 * samples[:200]) > 0.09
     assert off_circle(made) < 0.015
+
+
+def sphere(n_points, dimension, seed):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n_points, dimension))
+    return points * ((1 + 0.003 * rng.normal(size=(n_points, 1))) / np.linalg.norm(points, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("dimension", [3, 10])
+def test_particles_on_a_thin_sphere_keep_its_thickness(dimension):
+    found = hw.particles(sphere(600, dimension, 0), n_particles=200)
+    off = np.linalg.norm(found.points, axis=1) - 1
+    assert 0.7 < np.sqrt((off**2).mean()) / 0.003 < 1.5
+    held = cdist(sphere(1000, dimension, 1), sphere(600, dimension, 0)).min(axis=1)
+    assert (found.distances < np.quantile(held, 0.05)).mean() < 0.12
+
+
+def test_points_move_onto_the_sphere_through_their_samples_and_nowhere_else():
+    rng, shares = np.random.default_rng(0), np.full((1, 60), 1 / 60)
+    pole = np.array([0, 0, 0, 5])
+    cap = sphere(60, 4, 2)
+    cap[:, 3] = np.abs(cap[:, 3])
+    cap += pole
+    middle = cap.mean(axis=0, keepdims=True)
+    away = np.array([0.1, -0.2, 0.3, 0.6])
+    point = away[None] + pole
+    made = rounded(point, middle, (cap - middle)[None], shares, rng) - pole
+    assert np.linalg.norm(made) == pytest.approx(1, abs=0.02)
+    # Along its own radius.
+    np.testing.assert_allclose(made[0] / np.linalg.norm(made), away / np.linalg.norm(away), atol=0.02)
+    for samples in (rng.normal(size=(60, 4)), np.column_stack([rng.normal(size=(60, 3)), 0.001 * rng.normal(size=60)])):
+        middle = samples.mean(axis=0, keepdims=True)
+        spread = (samples - middle)[None]
+        assert np.array_equal(rounded(point, middle, spread, shares, rng), point)
 
 
 def test_even_rows_take_every_region_by_its_share():

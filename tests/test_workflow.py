@@ -417,10 +417,11 @@ def test_walks_are_the_generator_where_stages_names_them(rooted, tmp_path):
     assert re.search("Walkers began at .*2 cells named.* and went 2 steps, all of which are here; R is", shown)
     before = manifest(folder, "random_walk")["root"]
     shutil.rmtree(results / "random_walk")
-    assert heatwalk(folder, "run", "--cores", "1", *files).returncode == 0
+    target = "results/toy/random_walk/manifest.json"
+    assert heatwalk(folder, "run", "--cores", "1", *files, target).returncode == 0
     assert manifest(folder, "random_walk")["root"] == before
     (folder / "more.yaml").write_text(WALK.replace("SEEDS", "[cell3, nobody]"))
-    done = heatwalk(folder, "run", "--cores", "1", *files)
+    done = heatwalk(folder, "run", "--cores", "1", *files, target)
     assert done.returncode == 2
     assert "HW-RW-009 results/toy/random_walk: seeds: 1 of 2 seeds are no cell of the data: nobody" in done.stderr
     assert manifest(folder, "random_walk")["root"] == before
@@ -460,7 +461,8 @@ def test_cells_on_a_sphere_have_densities_and_so_has_a_query(rooted, tmp_path):
     assert "40 new cells by riemannian_diffusion" in (results / "toy" / "report" / "report.html").read_text()
     before = manifest(folder, "riemannian_diffusion")["root"]
     shutil.rmtree(results / "toy" / "riemannian_diffusion")
-    assert heatwalk(folder, "run", "--cores", "1", *files).returncode == 0
+    target = "results/toy/riemannian_diffusion/manifest.json"
+    assert heatwalk(folder, "run", "--cores", "1", *files, target).returncode == 0
     assert manifest(folder, "riemannian_diffusion")["root"] == before
 
 

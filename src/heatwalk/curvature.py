@@ -190,7 +190,7 @@ def _joined(
 ) -> dict:
     reason = _reasons(walked, fitted, chosen[0], small)
     quadric, error = fitted.curvature, np.sqrt(fitted.variance)
-    line = _line(spread, quadric, halves, chosen)
+    line = _line(spread, quadric, halves, chosen, founded)
     prior = np.sqrt(line.left + line.variance)
     weight, shrunk = _weighed(line, error**2, founded)
     value, uncertainty = {
@@ -235,11 +235,12 @@ class _Line(NamedTuple):
     left: float  # its variance
 
 
-def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, chosen) -> _Line:
+def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, chosen, founded: bool) -> _Line:
     """The regression of quadric on diffusion, and how far halves agree on what is left.
 
     Both are curvatures, so the slope has a prior of 1 with a standard deviation of 1; values within one scale share
-    their noise, so there are N = n / (the cells that count in a surface) of them. Extremes are drawn in for the
+    their noise, so there are N = n / (the cells that count in a surface) of them. Where halves agree, the slope is
+    .1 at the least; else what the walk sees, edges above all, need not be curvature. Extremes are drawn in for the
     regression alone. A correlation r of halves has a variance of (1 - r^2)^2 / N, and is drawn in to 0 by it; what is
     left may then still be as large as the error of their covariance.
     """
@@ -251,7 +252,7 @@ def _line(spread: np.ndarray, quadric: np.ndarray, halves: Halves, chosen) -> _L
     slope = (over[known] * response).mean() / square
     rest = np.var(response - slope * over[known]) / number
     error = rest / square
-    slope = max((error + slope) / (error + 1), _LEAST_SLOPE)
+    slope = max((error + slope) / (error + 1), _LEAST_SLOPE if founded else 0.0)
     line, variance = response.mean() + slope * over, rest + over**2 * error / (1 + error)
     sides = [_drawn_in(side) - line[halves.sample] for side in halves.values[:, halves.scales.index(chosen[1])]]
     both = np.isfinite(sides[0]) & np.isfinite(sides[1])

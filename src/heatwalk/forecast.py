@@ -1,7 +1,8 @@
 """What a stage will need: seconds, peak memory and disk, from the size of its input, before anything runs.
 
-Bytes follow from what the stages hold; seconds from figures of two cores of an AMD EPYC (docs/benchmarks.md), shared
-out over the threads. Seconds of another machine differ by its speed, bytes do not.
+Bytes follow from what the stages hold; seconds from figures of two cores of an AMD EPYC (docs/scaling.md), between
+those of a quiet machine and of one that other programs use too, and shared out over the threads. Seconds of another
+machine differ by its speed, bytes do not.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from heatwalk.errors import OutOfResources, Problem
 
 _PROCESS = 165e6  # bytes of a stage that has read nothing
-_START = 1.0  # seconds until it has begun to read
+_START = 0.5  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
 _PARALLEL = (
@@ -195,12 +196,14 @@ def _cells(size: Size, threads: int, memory: int | None, block_cells: int) -> tu
     block = min(block_cells, size.n_cells) * size.n_stored / max(size.n_cells, 1)
     held = 360 * size.n_cells + 500 * size.n_columns + 40 * block
     written = 2.5 * size.n_stored + 60 * size.n_cells
-    return 2.2e-6 * size.n_cells + 5e-8 * size.n_stored, held, written, 0
+    # Sparse values are unpacked and checked one by one.
+    value = 1e-8 if size.n_stored == size.n_cells * size.n_columns else 5e-8
+    return 1.2e-6 * size.n_cells + value * size.n_stored, held, written, 0
 
 
 def _pca(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     held = 85 * size.n_cells
-    seconds = 1.6e-6 * size.n_cells
+    seconds = 1.4e-6 * size.n_cells
     if size.n_selected:
         held += 8 * size.n_selected**2 * (threads + 3) + 16 * 1024 * size.n_selected * threads
         seconds += 8e-11 * size.n_cells * size.n_selected**2 + 1e-9 * size.n_selected**3
@@ -218,9 +221,9 @@ def _neighbors(size: Size, threads: int, memory: int | None, block_cells: int) -
     gathered = min(2.0**28, 2 * n * row)  # by all threads together
     held = 100 * n + gathered + 10e6 * threads
     # A cell is compared with a share of all that hardly falls as they become more: noise has many dimensions. It
-    # grows with the logarithm of the share of neighbours that may be missed.
-    lists = float(-np.log10(max(1 - size.min_recall, 1e-6)) / 2)
-    seconds = (5 * (n / 2e5) ** 1.1 + 3.6e-11 * lists * n**2) * (size.dimension + 100) / 150
+    # grows with a power of the logarithm of the share of neighbours that may be missed.
+    lists = float(-np.log10(max(1 - size.min_recall, 1e-6)) / 2) ** 3.5
+    seconds = (2.6 * (n / 2e5) ** 1.1 + 3.4e-11 * lists * n**2) * (size.dimension + 100) / 150
     return seconds, held, 0.7 * found + 4 * n, n * row + found
 
 
@@ -229,7 +232,7 @@ def _affinity(size: Size, threads: int, memory: int | None, block_cells: int) ->
     held = 105 * size.n_cells + 63 * min(directed, 2**20 * 2 * threads) + 2e7
     scratch = directed * (8 + size.value_bytes) + 12 * (size.n_cells + 2 * directed)
     # Where neighbours stand in memory, and what is written, leave caches the later the fewer the edges are.
-    seconds = 2.4e-7 * size.edges * (size.edges / 1.3e7) ** 0.27
+    seconds = 1.75e-7 * size.edges * (size.edges / 1.3e7) ** 0.27
     return seconds, held, 10.5 * size.edges + 40 * size.n_cells, scratch
 
 
@@ -243,7 +246,7 @@ def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: in
     held = vectors + (band_bytes(size.edges) if streams else matrix)
     # Products grow with the number of cells as the bandwidth shrinks: (n)^0.2 on data of four dimensions.
     products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
-    seconds = products * (1.05e-9 * size.edges + 2.1e-8 * size.n_cells) * (2 if streams else 1)
+    seconds = products * (7.5e-10 * size.edges + 1.5e-8 * size.n_cells) * (2 if streams else 1)
     if 0 < size.landmarks < size.n_cells:  # and the map of a part that measures their error
         seconds = 4e-8 * size.edges * (size.n_modes + 1 + EXTRA) / 2 + 3
     return seconds, held - _PROCESS, 8 * size.n_cells * size.n_modes, matrix if streams else 0
@@ -339,11 +342,11 @@ def _extension(size: Size, threads: int, memory: int | None, block_cells: int) -
 
 def _atlas(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     everything = 2.5 * size.n_stored + 12 * size.edges + 8 * size.n_cells * (size.dimension / 2 + size.n_modes + 12)
-    return 4e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
+    return 3.7e-8 * everything, 1.2e8 + 400 * size.n_cells, 2.2 * everything, 0
 
 
 def _report(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
-    return 8 + 4e-6 * size.n_cells, 2.5e8 + 350 * size.n_cells, 3e6, 0
+    return 3.6 + 3e-6 * size.n_cells, 2.5e8 + 350 * size.n_cells, 3e6, 0
 
 
 _STAGES: Mapping = {

@@ -7,6 +7,7 @@ import numpy as np
 from heatwalk import compute, exact
 from heatwalk.lists import by_halves
 from heatwalk.neighbors import neighbors
+from heatwalk.rounded import rounded
 from heatwalk.search import frame
 
 _ALONG = 0.1  # of the largest variance around: directions of the surface; others are normal to it
@@ -78,19 +79,29 @@ def settled(
     y = x + (1 - V V') (m(x) - x + noise). V: directions in which the variance of the neighbours is above a tenth of
     the largest, or half of what chance leaves of a round cloud: those the flow acts along. m: mean of the neighbours
     x_j and of their residuals x_j - m_j, which takes the curvature of the surface out up to the next order. noise:
-    Gaussian with the residuals' covariance.
+    Gaussian with the residuals' covariance. Where samples lie on a thin sphere, the point is then moved onto that:
+    in many dimensions they lie so far apart that a sphere is no plane to them (`rounded`).
     """
-    samples, width = around.samples, around.names.shape[1]
-    found = nearest(samples, points, min(width + 1, len(samples)), threads)
-    names, shares = _shares(found.names, found.distances.astype(np.float64), width)
     made = np.empty(points.shape)
-    for part in _parts(len(points), width, points.shape[1]):
+    names, shares = _near(around, points, threads)
+    for part in _parts(len(points), names.shape[1], points.shape[1]):
         middle, spread = _middle(around, names[part], shares[part])
         along = _along(spread, shares[part])
         step = middle - points[part]
         step -= _onto(along, step)
         made[part] = points[part] + step + _noise(around.residuals[names[part]], shares[part], along, rng)
+    names, shares = _near(around, made, threads)
+    for part in _parts(len(points), names.shape[1], points.shape[1]):
+        middle, spread = _about(around.samples, names[part], shares[part])
+        made[part] = rounded(made[part], middle, spread, shares[part], rng)
     return made
+
+
+def _near(around: Surroundings, points: np.ndarray, threads: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(point, neighbor) samples nearest to points, as many as a Gaussian is fitted to, and their shares."""
+    width = around.names.shape[1]
+    found = nearest(around.samples, points, min(width + 1, len(around.samples)), threads)
+    return _shares(found.names, found.distances.astype(np.float64), width)
 
 
 def even(samples: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
