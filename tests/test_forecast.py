@@ -202,7 +202,7 @@ def test_the_compiler_is_counted_where_products_are_compiled():
     [
         ("neighbors", 10**5, 3.2),
         ("neighbors", 3 * 10**5, 8.0),
-        ("neighbors", 10**6, 40.7),
+        ("neighbors", 10**6, 48.6),
         ("affinity", 10**5, 1.6),
         ("affinity", 3 * 10**5, 4.2),
         ("affinity", 10**6, 17.1),
@@ -277,7 +277,8 @@ def test_how_neighbors_are_searched_is_foreseen():
         return forecast.forecast("neighbors", Size(n_cells, 50, 50 * n_cells, **how)).seconds
 
     assert seconds(min_recall=0.9) < seconds(min_recall=0.95) < seconds() < seconds(min_recall=0.999)
-    assert seconds(10**7, min_recall=0.95) == pytest.approx(1980, rel=0.5)  # measured
+    # Measured 50.2 and 1980 on a machine that other programs used.
+    assert seconds(10**7, min_recall=0.95) / seconds(min_recall=0.95) == pytest.approx(1980 / 50.2, rel=0.3)
     assert seconds(method="exact") > 10 * seconds()
     assert seconds(device="cuda") < seconds(method="exact") / 2
     assert seconds(10**4) == seconds(10**4, method="exact", min_recall=0.5)

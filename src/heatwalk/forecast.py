@@ -248,7 +248,7 @@ def _diffusion_map(size: Size, threads: int, memory: int | None, block_cells: in
     products = 45 * size.n_modes * (size.n_cells / 2e5) ** 0.2
     seconds = products * (7.5e-10 * size.edges + 1.5e-8 * size.n_cells) * (2 if streams else 1)
     if 0 < size.landmarks < size.n_cells:  # and the map of a part that measures their error
-        seconds = 4e-8 * size.edges * (size.n_modes + 1 + EXTRA) / 2 + 3
+        seconds = 2.8e-8 * size.edges * (size.n_modes + 1 + EXTRA) / 2 + 2
     return seconds, held - _PROCESS, 8 * size.n_cells * size.n_modes, matrix if streams else 0
 
 
