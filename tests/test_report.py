@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from heatwalk import evidence, pictures, store
+from heatwalk.bilipschitz import bilipschitz
+from heatwalk.compared import stretched
 from heatwalk.pictures import Column, coloured
 from heatwalk.report import report
 
@@ -337,6 +339,16 @@ def test_same_results_give_the_same_bytes_and_leave_random_state_alone(tmp_path)
     np.random.default_rng().random()
     assert first == report(made, tmp_path / "two.html", dataset="tiny").path.read_bytes()
     assert (np.random.get_state()[1] == before).all()
+
+
+def test_stretch_of_a_map_is_its_local_constant_beside_the_representation(tmp_path):
+    made = results(tmp_path, n_cells=120, pieces=(20,))
+    ((name, found),) = stretched(made, np.asarray(made["affinity"]["components"][:]), 1.0)
+    values = np.asarray(made["diffusion_map"]["eigenvalues"][:])[0]
+    places = np.asarray(made["diffusion_map"]["eigenvectors"][:100]) * values
+    data = np.asarray(made["pca"]["coordinates"][:100], np.float64)
+    assert (name, found) == ("map", np.median(bilipschitz(places, data, k=10).rescaled))
+    assert f"differ by factors up to {pictures.number(found, 2)} by the map" in page(tmp_path, made)[2].seen
 
 
 def test_many_cells_are_blended_and_few_are_dots(monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from heatwalk import compute, pictures
+from heatwalk.bilipschitz import bilipschitz
 from heatwalk.deep_diffusion_map import distance_error
 from heatwalk.diffusion_map import coordinates
 from heatwalk.pictures import Column
@@ -12,6 +13,7 @@ from heatwalk.pictures import Column
 _MODES = 2  # drawn
 _FEWEST = 10  # cells that are worth a comparison
 _PAIRS_OF = 1500  # cells all of whose distances are compared
+_NEAR = 10  # cells around one in which a map's stretch is measured
 
 
 def network(results: Mapping, column: Column, components: np.ndarray) -> dict | None:
@@ -57,7 +59,7 @@ def _beside_the_map(results: Mapping, largest: np.ndarray, t: int) -> tuple[list
     modes = min(true.shape[1], close.shape[1])
     values = np.atleast_2d(results["diffusion_map"]["eigenvalues"][...])[0, :modes]
     modes = int(np.isfinite(values).sum())
-    some = np.sort(np.random.default_rng(0).choice(largest, min(_PAIRS_OF, len(largest)), replace=False))
+    some = _sample(largest)
     powers, shown = values[:modes] ** t, min(_MODES, modes)
     expected, found = _rows(true, some)[:, :modes] * powers, _rows(close, some)[:, :modes]
     turn = orthogonal_procrustes(found, expected)[0][:, :shown]
@@ -68,6 +70,34 @@ def _beside_the_map(results: Mapping, largest: np.ndarray, t: int) -> tuple[list
     # Components of a graph in pieces are those of each piece here, and of all together there.
     error = distance_error(found, expected) if len(largest) == true.shape[0] else None
     return [points[largest] for points in drawn], error
+
+
+def stretched(results: Mapping, components: np.ndarray, t: float) -> list[tuple[str, float]]:
+    """Median local bi-Lipschitz constant of the map, of the network or of both, beside the representation.
+
+    Of a sample of the largest component among its own nearest, all components kept, after one rescaling each.
+    """
+    largest, found = np.flatnonzero(components == 0), []
+    some = _sample(largest)
+    data = _rows(results["pca"]["coordinates"], some)
+    for name, stage, array in (
+        ("map", "diffusion_map", "eigenvectors"),
+        ("network", "deep_diffusion_map", "coordinates"),
+    ):
+        if stage in results:
+            places = _rows(results[stage][array], some)
+            if name == "map":
+                values = np.atleast_2d(results[stage]["eigenvalues"][...])[0]
+                places = (places * values**t)[:, np.isfinite(values)]
+            known = np.isfinite(places).all(axis=1) & np.isfinite(data).all(axis=1)
+            if known.sum() > _NEAR and places.shape[1]:
+                middle = float(np.median(bilipschitz(places[known], data[known], k=_NEAR).rescaled))
+                found += [(name, middle)] if np.isfinite(middle) else []
+    return found
+
+
+def _sample(rows: np.ndarray) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).choice(rows, min(_PAIRS_OF, len(rows)), replace=False))
 
 
 def _rows(array, rows: np.ndarray) -> np.ndarray:

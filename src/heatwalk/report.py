@@ -148,6 +148,7 @@ def _map(results, spectra: Spectra, components: np.ndarray, chosen: list[Column]
         "drawn": len(largest),
         "missing": int((~np.isfinite(points[largest])).any(axis=1).sum()),
         "blended": len(largest) > pictures.POINTS_UP_TO,
+        "stretched": compared.stretched(results, components, t),
     }
 
 
