@@ -212,6 +212,8 @@ def digits(given) -> None:
     import torch
     from torch import nn
 
+    from heatwalk.walker import places, points_at
+
     images, labels, train = mnist(given.images)
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, 10))
@@ -226,11 +228,18 @@ def digits(given) -> None:
     classifier.eval()
     started = time.perf_counter()
     options = {"steps": 8, "kept": "all", "noise": False, "epochs": given.epochs, "neighbors": given.neighbors}
-    made = hw.random_walk(images[train].astype(np.float64), n_points=2000, seeds=list(range(2000)), **options)
+    options |= {"n_components": given.components, "reach": given.reach}
+    samples = images[train].astype(np.float64)
+    made = hw.random_walk(samples, n_points=2000, seeds=list(range(2000)), **options)
+    decoded = points_at(made.walker, places(made.walker, samples[:2000]))
     with torch.inference_mode():
         found = classifier(torch.from_numpy(made.points.astype(np.float32))).argmax(1).numpy()
-    kept = found == labels[made.seeds]
+        still = classifier(torch.from_numpy(decoded.astype(np.float32))).argmax(1).numpy()
+        known = classifier(torch.from_numpy(images[:2000])).argmax(1).numpy()
     print("| step | share that keeps the digit, % |\n|---|---|")
+    print(f"| the image itself | {100 * (known == labels[:2000]).mean():.1f} |")
+    print(f"| 0, encoded and decoded | {100 * (still == labels[:2000]).mean():.1f} |")
+    kept = found == labels[made.seeds]
     for step in range(1, 9):
         print(f"| {step} | {100 * kept[made.step == step].mean():.1f} |")
     print(f"{time.perf_counter() - started:.0f} s")
@@ -266,6 +275,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--neighbors", type=int, default=16)
+    parser.add_argument("--components", type=int, default=10, help="coordinates of a walk over digits")
+    parser.add_argument("--reach", type=float, default=1.0, help="of its steps")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--points", type=int, default=10_000, help="that the constant is taken over")
     parser.add_argument("--cells", type=int, default=10_000)
