@@ -88,10 +88,8 @@ def mixture(count, rng):
 TARGETS = {"gaussian": gaussian, "moons": moons, "square": square, "circle": circle, "grid": grid, "mixture": mixture}
 TARGETS |= {f"shell_{d}": shell(d) for d in (2, 3, 10, 30, 100)}
 TARGETS |= {f"semi_sphere_{d}": semi_sphere(d) for d in (2, 3, 10, 30, 100)}
-DENSITIES = {
-    "gaussian": (lambda x: -((x @ np.linalg.inv(SHEAR)) ** 2).sum(axis=1) / 2, 5.0),
-    "square": (lambda x: np.where((np.abs(x).max(axis=1) > 0.5) & (np.abs(x).max(axis=1) < 1), 0.0, -np.inf), 1.02),
-}  # its logarithm, and half the side of a square that holds it
+# Its logarithm, and half the side of a square that holds it.
+DENSITIES = {"gaussian": (lambda x: -((x @ np.linalg.inv(SHEAR)) ** 2).sum(axis=1) / 2, 5.0)}
 METHODS = {
     "particles": lambda samples, count, seed: hw.particles(samples, n_particles=count, seed=seed).points,
     "first described": lambda samples, count, seed: averaged_particles(samples, count, seed=seed),
