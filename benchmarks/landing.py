@@ -4,8 +4,8 @@
 
 Cells are those of points.py. Every step is a process of its own, whose seconds and memory count from when its input
 is loaded. `graph` and `train` (deep_diffusion_map without measuring its error) run on the device, all else on the
-CPU: `map` is the exact eigendecomposition. New cells of the same density are then placed: `network` is the network
-alone, in blocks on all cores; `nystrom` is `extension`, which looks for their neighbours and scores their trust. A
+CPU: `map` is the exact eigendecomposition. New cells of the same density are then read from a file and placed:
+`network` is the network alone, in blocks on all cores, written to a file; `nystrom` is `extension`, which looks for their neighbours and scores their trust. A
 step whose result stands in FOLDER is not repeated.
 """
 
@@ -63,8 +63,17 @@ def map_(cells: np.ndarray, folder: Path, clock: Clock, _device: str) -> None:
     save(folder, "map", made)
 
 
+def fresh(folder: Path, n_new: int) -> np.ndarray:
+    """New cells of the same density, read from disk as they are needed."""
+    path = folder / f"new.{n_new}.npy"
+    if not path.exists():
+        points.write(path, n_new, seed=1)
+    return np.load(path, mmap_mode="r")
+
+
 def by_network(cells: np.ndarray, folder: Path, clock: Clock, n_new: int) -> None:
-    network, new = load(folder, "deep", hw.DeepDiffusionMap).network, points.points(n_new, seed=1)
+    network, new = load(folder, "deep", hw.DeepDiffusionMap).network, fresh(folder, n_new)
+    placed = np.lib.format.open_memmap(folder / "placed.npy", "w+", np.float32, (n_new, N_COMPONENTS))
     with compute.workers("threads") as workers, compute.one_blas_thread():
         # Torch on one thread for each of ours, and started before the clock.
         from heatwalk.fitting import one_torch_thread
@@ -72,13 +81,16 @@ def by_network(cells: np.ndarray, folder: Path, clock: Clock, n_new: int) -> Non
         with one_torch_thread():
             networks.applied(network, new[:BLOCK])
             clock.start()
-            list(workers.in_order(lambda rows: networks.applied(network, new[rows]), compute.blocks(n_new, BLOCK)))
+            ranges = compute.blocks(n_new, BLOCK)
+            found = workers.in_order(lambda rows: networks.applied(network, new[rows]), ranges)
+            for rows, values in zip(ranges, found, strict=True):
+                placed[rows] = values
             clock.lap("network")
 
 
 def by_nystrom(cells: np.ndarray, folder: Path, clock: Clock, n_new: int) -> None:
     kinds = {"neighbors": hw.Neighbors, "affinity": hw.Affinity, "map": hw.DiffusionMap}
-    reference, new = hw.Reference(cells, *(load(folder, *item) for item in kinds.items())), points.points(n_new, seed=1)
+    reference, new = hw.Reference(cells, *(load(folder, *item) for item in kinds.items())), fresh(folder, n_new)
     clock.start()
     hw.extension(reference, new, method="nystrom")
     clock.lap("nystrom")
