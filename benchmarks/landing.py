@@ -5,8 +5,8 @@
 Cells are those of points.py. Every step is a process of its own, whose seconds and memory count from when its input
 is loaded. `graph` and `train` (deep_diffusion_map without measuring its error) run on the device, all else on the
 CPU: `map` is the exact eigendecomposition. New cells of the same density are then read from a file and placed:
-`network` is the network alone, in blocks on all cores, written to a file; `nystrom` is `extension`, which looks for their neighbours and scores their trust. A
-step whose result stands in FOLDER is not repeated.
+`network` is the network alone, in blocks on all cores, written to a file; `nystrom` is `extension`, which looks for
+their neighbours and scores their trust. A step whose result stands in FOLDER is not repeated.
 """
 
 import argparse

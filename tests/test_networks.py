@@ -132,3 +132,10 @@ def test_what_does_not_fit_is_refused(message):
     weights, description = BAD[message]()
     with pytest.raises(hw.BadInput, match=f"HW-NN-002 model.json: has .*{message.strip()}"):
         networks.loaded(weights, description, where="model.json")
+
+
+def test_points_that_may_not_be_written_are_read_without_a_warning():
+    made, points = network(), np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    expected = networks.applied(made, points)
+    points.flags.writeable = False
+    np.testing.assert_array_equal(networks.applied(made, points), expected)

@@ -141,7 +141,7 @@ def applied(network: Network, points: np.ndarray) -> np.ndarray:
     """Coordinates of a block of points, (point, n_components) float32."""
     parameter = network.linear.weight
     with torch.inference_mode():
-        values = torch.from_numpy(np.ascontiguousarray(points, np.float32)).to(parameter.device, parameter.dtype)
+        values = torch.from_numpy(np.require(points, np.float32, ["C", "W"])).to(parameter.device, parameter.dtype)
         return network(values).float().cpu().numpy()
 
 

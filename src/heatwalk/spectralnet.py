@@ -72,7 +72,7 @@ def spectralnet(
 
 def _batch(samples: np.ndarray, size: int, generator: np.random.Generator, device: str) -> torch.Tensor:
     rows = np.sort(generator.choice(len(samples), size, replace=False))
-    return torch.from_numpy(np.ascontiguousarray(samples[rows], np.float32)).to(device)
+    return torch.from_numpy(np.require(samples[rows], np.float32, ["C", "W"])).to(device)
 
 
 def _forms(network: Network, points: torch.Tensor, near: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

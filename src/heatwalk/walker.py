@@ -104,7 +104,7 @@ def _normal(walker: Walker, shape: tuple[int, ...], rng: np.random.Generator) ->
 
 
 def on(walker: Walker, points: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(points, np.float32)).to(walker.scale)
+    return torch.from_numpy(np.require(points, np.float32, ["C", "W"])).to(walker.scale)
 
 
 def ends(walker: Walker, latent: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
