@@ -475,9 +475,11 @@ def test_browser_shows_it_and_runs_nothing(tmp_path):
     assert not Page(shown).all("script")
 
 
-def test_millions_of_cells_are_counted_in_millions_beside_the_axis():
+def test_many_cells_are_counted_in_thousands_and_millions_beside_the_axis():
     chart = pictures.histogram(np.random.default_rng(0).integers(0, 3, 3_000_000), "x", "about")
     assert [text for _, text in chart.y_ticks] == ["0", "0.5 M", "1 M"]
+    fewer = pictures.histogram(np.repeat(np.arange(3.0), 150_000), "x", "about")
+    assert [text for _, text in fewer.y_ticks] == ["0", "50 k", "100 k", "150 k"]
     few = pictures.histogram(np.repeat(np.arange(3.0), 1000), "x", "about")
     assert [text for _, text in few.y_ticks][-1] == "1,000"
 

@@ -303,8 +303,9 @@ class _Axis(NamedTuple):
             values = LogLocator(numticks=at_most).tick_values(self.low, self.high)
         else:
             values = MaxNLocator(at_most, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-        # Seven digits and their commas would run into the label of the axis.
-        unit, mark = (1e6, " M") if self.high >= 1e6 and not self.logarithmic else (1, "")
+        # Six digits and their comma would run into the label of the axis.
+        unit, mark = (1e6, " M") if self.high >= 1e6 else (1e3, " k")
+        unit, mark = (1, "") if self.logarithmic or self.high < 1e5 else (unit, mark)
         slack = 1e-9 * (self.high - self.low)
         values = [value for value in values if self.low - slack <= value <= self.high + slack]
         return [(round(float(self(value)), 2), number(_rounded(value / unit)) + mark * bool(value)) for value in values]
