@@ -3,6 +3,7 @@
 python benchmarks/particles.py [--targets moons,square] [--seeds 10] [--samples 1000] [--particles 500]
 python benchmarks/particles.py --cost --targets circle --samples 100000 --particles 10000
 python benchmarks/particles.py --sees 5,10,20,40,80 [--targets moons,square,circle] [--seeds 3]
+python benchmarks/particles.py --modes --targets grid,mixture --samples 10000 --particles 2500 [--seeds 3]
 
 Prints, for every target, the Sinkhorn divergence to fresh points (blur .05 of the median distance) over that of fresh
 points against fresh points, mean and standard deviation over seeds; the same of the exact W2^2; memorisation (share
@@ -10,10 +11,12 @@ nearer to a training sample than 95% of fresh points are; a method passes up to 
 the surface over the truth's, where it is known; and seconds. All points count, flagged ones too. `first described` is
 the particle system as published; LAWGD knows the density, where that is known. --cost: seconds, steps and
 the peak memory of the process alone, for one call of `hw.particles`. --sees: particles alone, for numbers of samples
-that the median sample sees, by which the bandwidth is chosen.
+that the median sample sees, by which the bandwidth is chosen. --modes: least and largest share of particles in a mode
+over that of the samples, and the share farther than 4 standard deviations from every centre, flagged ones left out.
 """
 
 import argparse
+import itertools
 import resource
 import time
 from functools import partial
@@ -75,14 +78,17 @@ def semi_sphere(dimension):
     return draw
 
 
+GRID = np.column_stack([np.arange(25) // 5, np.arange(25) % 5]) - 2.0
+CENTRES = 3 * np.random.default_rng(5).normal(size=(8, 10))
+SPREAD = {"grid": 0.1, "mixture": 0.5}
+
+
 def grid(count, rng):
-    place = rng.integers(25, size=count)
-    return np.column_stack([place // 5, place % 5]) - 2 + 0.1 * rng.normal(size=(count, 2))
+    return GRID[rng.integers(25, size=count)] + 0.1 * rng.normal(size=(count, 2))
 
 
 def mixture(count, rng):
-    centres = 3 * np.random.default_rng(5).normal(size=(8, 10))
-    return centres[rng.integers(8, size=count)] + 0.5 * rng.normal(size=(count, 10))
+    return CENTRES[rng.integers(8, size=count)] + 0.5 * rng.normal(size=(count, 10))
 
 
 TARGETS = {"gaussian": gaussian, "moons": moons, "square": square, "circle": circle, "grid": grid, "mixture": mixture}
@@ -142,6 +148,17 @@ def seeing(number: float, samples: np.ndarray, count: int, seed: int) -> np.ndar
     return hw.particles(samples, n_particles=count, effective_samples=number, seed=seed).points
 
 
+def modes(target: str, seed: int, n_samples: int, n_particles: int) -> list[float]:
+    """Least and largest share of a mode beside the samples', share far from all (flagged left out), flagged share."""
+    centres, rng = {"grid": GRID, "mixture": CENTRES}[target], np.random.default_rng([seed, 99])
+    samples = TARGETS[target](n_samples, rng)
+    found = hw.particles(samples, n_particles=n_particles, seed=seed)
+    own = [np.bincount(cdist(each, centres).argmin(axis=1), minlength=len(centres)) for each in (found.points, samples)]
+    shares = (own[0] / n_particles) / (own[1] / n_samples)
+    far = cdist(found.points[~found.flagged], centres).min(axis=1) > 4 * SPREAD[target]
+    return [shares.min(), shares.max(), float(far.mean()), float(found.flagged.mean())]
+
+
 def cost(target: str, n_samples: int, n_particles: int) -> None:
     samples = TARGETS[target](n_samples, np.random.default_rng(0))
     began = time.perf_counter()
@@ -160,6 +177,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--particles", type=int, default=500)
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--modes", action="store_true")
     parser.add_argument("--sees", help="numbers of samples, with commas between")
     given = parser.parse_args()
     if given.sees:
@@ -167,6 +185,12 @@ def main() -> None:
         METHODS.clear()
         METHODS.update({name: partial(seeing, number) for name, number in asked.items()})
         given.methods = ",".join(METHODS)
+    if given.modes:
+        print("| target, seed | least share | largest share | far | flagged |\n|---|---|---|---|---|")
+        for target, seed in itertools.product(given.targets.split(","), range(given.seeds)):
+            values = modes(target, seed, given.samples, given.particles)
+            print(f"| {target}, {seed} | " + " | ".join(f"{value:.3f}" for value in values) + " |", flush=True)
+        return
     if given.cost:
         for target in given.targets.split(","):
             cost(target, given.samples, given.particles)
