@@ -5,7 +5,8 @@ python benchmarks/riemannian_diffusion.py torus | torsions | so3 | su3 | sphere 
 
 Figures are negative log-likelihoods of test points in nats, for the Riemannian volume: lower is better. All methods of
 a row have the same 80% to learn from and 10% to choose by, drawn again by each seed. earth: places once each, unless
-`--printed`; adaptive: a kernel density estimate whose width is a multiple of the distance to a near place. torsions:
+`--printed`; adaptive: a kernel density estimate whose width is a multiple of the distance to a near place; beginning:
+the network before any training. torsions:
 split by protein. so3: mixtures of K heat kernels (and their true density), crystals; su3: importance weights of samples
 on a lattice. sphere, cells: digits or a cell type that were not learnt from, against the nearest known point and
 Mahalanobis distances. steps: flow and walk by the true score, by evaluations of it.
@@ -23,6 +24,7 @@ from scipy.special import logsumexp
 
 from heatwalk import score_flow, score_matching
 from heatwalk.baselines import densities, lattice
+from heatwalk.baselines.other_kernels import Straight, Walked
 from heatwalk.charts import Chart
 from heatwalk.riemannian_diffusion import finest_noise
 from heatwalk.score_network import Description
@@ -39,16 +41,23 @@ def parts(count: int, seed: int) -> list[np.ndarray]:
     return np.split(order, [int(0.8 * count), int(0.9 * count)])
 
 
-def fitted(space, known: np.ndarray, given, seed: int, objective: str = "denoising", sigma_min=None):
-    """A network trained on eight ninths of the points known, its epoch chosen by the rest; and seconds."""
+def fitted(space, known: np.ndarray, given, seed: int, objective: str = "denoising", sigma_min=None, kernel=None):
+    """A network trained on eight ninths of the points known, its epoch chosen by the rest; and seconds.
+
+    kernel: a space whose kernel is another one than the heat kernel; of flow matching, noise has no unit.
+    """
     began, how = time.time(), Chart(space, "points")
     finest = sigma_min or finest_noise(how, known, seed, None)
-    sizes = {"prototypes": min(given.prototypes, len(known) // 2), "width": given.width}
+    sizes = {"prototypes": score_matching.prototypes(given.prototypes, len(known), 1 / 9), "width": given.width}
     described = Description(repr(space), sigma_min=finest, sigma_max=score_flow.uniform_from(space), **sizes)
-    options = score_matching.Options(objective, given.batch, given.epochs, 1e-3, 1 / 9)
-    network, losses, _ = score_matching.trained(space, known, described, options, seed=seed, threads=1)
-    print(f"# {objective}: sigma_min {finest:.4g}, best epoch {losses[:, 1].argmin() + 1} of {len(losses)}", flush=True)
-    return network, time.time() - began
+    if isinstance(kernel, Straight):
+        described = Description(repr(space), prototypes=1, width=given.width, sigma_min=1.0, sigma_max=np.e)
+    epochs = 0 if objective == "beginning" else given.epochs
+    options = score_matching.Options(objective, given.batch, epochs, given.rate, 1 / 9)
+    made = score_matching.trained(kernel or space, known, described, options, seed=seed, threads=1)
+    best = f"epoch {made.best} of {len(made.losses)}" if made.best else "the beginning"
+    print(f"# {objective}: sigma_min {finest:.4g}, {described.prototypes} prototypes, best {best}", flush=True)
+    return made.network, time.time() - began
 
 
 def nll(network, points: np.ndarray) -> float:
@@ -77,7 +86,7 @@ def _is_number(text: str) -> bool:
 def adaptive(known: np.ndarray, points: np.ndarray, how: tuple[int, float]) -> np.ndarray:
     neighbour, factor = how
     apart = np.sort(np.arccos(np.clip(known @ known.T, -1, 1)), axis=1)[:, neighbour]
-    kappa = 1 / np.maximum(factor * apart, 1e-3) ** 2
+    kappa = 1 / np.maximum(factor * apart, 1e-4) ** 2
     logs = kappa * (points @ known.T - 1) + np.log(kappa / (2 * np.pi * -np.expm1(-2 * kappa)))
     return logsumexp(logs, axis=1) - np.log(len(known))
 
@@ -95,7 +104,7 @@ def earth(given) -> None:
                 chosen,
             )
             found = {"vMF kernels": -densities.von_mises_fisher(train, test, kappa).mean()}
-            widths = [(k, f) for k in (2, 5, 10) for f in (0.5, 0.7, 1.0)]
+            widths = [(k, f) for k in (2, 3, 5, 10) for f in (0.12, 0.25, 0.5, 0.7, 1.0)]
             width = densities.best(lambda at, width, train=train: adaptive(train, at, width), widths, chosen)
             found["adaptive"] = -adaptive(train, test, width).mean()
             for objective in given.objectives.split(","):
@@ -207,15 +216,16 @@ def su3(given) -> None:
     shape = tuple(int(part) for part in given.lattice.split("x"))
     links, taken = lattice.gauge_samples(shape, given.beta, given.points, np.random.default_rng(0))
     space = Power(SU(3), (*shape, 2))
-    network, seconds = fitted(space, links, given, 0, sigma_min=given.sigma_min or 0.1)
-    drawn = score_flow.flowed(network, given.samples, np.random.default_rng(1), 40)
-    log_q = score_flow.log_density(network, drawn, threads=1, exact=True)
-    weights = -lattice.action(drawn, given.beta) - log_q
-    shares = np.exp(weights - logsumexp(weights))
-    found = {"ESS": [1 / (shares**2).sum() / len(shares)], "HMC taken": [taken]}
-    found |= {"action of the model": [lattice.action(drawn, given.beta).mean()]}
-    found |= {"action of HMC": [lattice.action(links, given.beta).mean()], "spread of log weights": [weights.std()]}
-    table(f"SU(3), {given.lattice} lattice, beta {given.beta:g}", found, seconds)
+    finest, ways = given.sigma_min or 0.1, {"exact": None, "random walk": Walked(space), "flow": Straight(space)}
+    for name in given.ways.split(","):
+        network, seconds = fitted(space, links, given, 0, sigma_min=finest, kernel=ways[name])
+        drawn = score_flow.flowed(network, given.samples, np.random.default_rng(1), 40)
+        weights = -lattice.action(drawn, given.beta) - score_flow.log_density(network, drawn, threads=1, exact=True)
+        shares = np.exp(weights - logsumexp(weights))
+        found = {"ESS": [1 / (shares**2).sum() / len(shares)], "spread of log weights": [weights.std()]}
+        found |= {"action": [lattice.action(drawn, given.beta).mean()]}
+        found |= {"action of HMC": [lattice.action(links, given.beta).mean()], "HMC taken": [taken]}
+        table(f"SU(3), {given.lattice} lattice, beta {given.beta:g}, {name}", found, seconds)
 
 
 def outliers(title: str, known, labels, usual, unusual, given) -> None:
@@ -329,19 +339,21 @@ def main() -> None:
     parser.add_argument("--printed", action="store_true", help="the protocol of the papers, duplicates and all")
     parser.add_argument("--sets", default="earthquake,flood,fire,volcano")
     parser.add_argument("--kinds", default="16,32,64,crystals", help="of so3")
-    parser.add_argument("--objectives", default="denoising,sliced")
+    parser.add_argument("--objectives", default="beginning,denoising,sliced", help="of earth")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="seed of earth")
     parser.add_argument("--angles", default="2,3,4,5,6", help="of torsions")
     parser.add_argument("--tested", type=int, default=1000, help="points of either side, of sphere and cells")
     parser.add_argument("--points", type=int, default=5000)
-    parser.add_argument("--prototypes", type=int, default=1024)
+    parser.add_argument("--prototypes", type=int, default=16384)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=40, help="of 100 updates each")
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--sigma-min", type=float, help="by default as the library chooses it")
     parser.add_argument("--lattice", default="2x2")
     parser.add_argument("--beta", type=float, default=3.0)
+    parser.add_argument("--ways", default="exact,random walk,flow", help="of su3: from links to noise")
     parser.add_argument("--samples", type=int, default=256, help="of su3, with weights")
     parser.add_argument("--updates", type=int, default=600, help="of the contrastive encoder")
     parser.add_argument("--held-out", type=int, default=3, help="cell types, one at a time")

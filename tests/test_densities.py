@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from heatwalk.baselines import densities, lattice
-from heatwalk.mixture import mixture
-from heatwalk.spaces import SU, Sphere, Torus
+from heatwalk.baselines.other_kernels import Straight, Walked
+from heatwalk.mixture import kernels, mixture
+from heatwalk.spaces import SO3, SU, Sphere, Torus
 
 
 def test_kernel_densities_have_mass_one_and_agree_where_narrow():
@@ -73,6 +74,50 @@ def test_a_mixture_is_found_and_stopped_before_it_learns_by_heart():
     assert many.shares.sum() == pytest.approx(1)
 
 
+def test_kernels_take_the_tails_and_widths_of_samples_left_out():
+    """Of clusters with spreads a hundredfold apart one width is bad, widths by neighbours are not; and heavy tails."""
+    rng = np.random.default_rng(6)
+
+    def draw(n):
+        spread = np.where(rng.random((n, 1)) < 0.5, 1.0, 0.01)
+        return np.where(spread == 1, 0.0, 5.0) + spread * rng.normal(size=(n, 2))
+
+    samples, left, fresh = draw(800), draw(200), draw(1000)
+    made, _ = kernels(samples, left, dimension=2, least=1e-8)
+    for width in (0.03, 0.1, 0.3):
+        one = made._replace(variances=np.full(800, width**2))
+        assert likelihood(made, fresh) > likelihood(one, fresh) + 0.5
+    assert made.variances[samples[:, 0] > 4].max() < made.variances[samples[:, 0] < 3].min()
+    heavy = rng.standard_cauchy((900, 2))
+    assert kernels(heavy[:800], heavy[800:], dimension=2, least=1e-8)[1] <= 4
+    floored, _ = kernels(samples, left, dimension=2, least=0.5)
+    assert floored.variances.min() == 0.5
+
+
 def likelihood(of, points):
     square = ((points[:, None] - of.places) ** 2).sum(2)
-    return np.log((of.shares / (2 * np.pi * of.variances) * np.exp(-square / (2 * of.variances))).sum(1)).mean()
+    return np.log(
+        (of.shares / (2 * np.pi * of.variances) * np.exp(-square / (2 * of.variances))).sum(1) + 1e-300
+    ).mean()
+
+
+@pytest.mark.parametrize("space", [Torus(2), SO3(), SU(3)], ids=repr)
+def test_other_kernels_are_what_they_say(space):
+    """A walk has the law and score of the heat kernel at small times; straight paths lead from points to uniform."""
+    rng, t = np.random.default_rng(7), np.full(3000, 0.01)
+    x = np.repeat(space.random_point(rng, 1), 3000, axis=0)
+    walked, exact = Walked(space).sample_heat_kernel(x, t, rng=rng), space.sample_heat_kernel(x, t, rng=rng)
+    squares = [space.distance(x, y) ** 2 for y in (walked, exact)]
+    error = np.hypot(*(part.std() / 3000**0.5 for part in squares))
+    assert abs(squares[0].mean() - squares[1].mean()) < 4 * error + 0.01 * 0.01 * space.dimension
+    scores = Walked(space).score(x, exact, t), space.score(x, exact, t)
+    assert np.abs(scores[0] - scores[1]).max() < 0.05 * np.abs(scores[1]).max()
+    ends = Straight(space).sample_heat_kernel(x, np.full(3000, np.e**2), rng=rng)
+    half = Straight(space).sample_heat_kernel(x, np.full(3000, np.e), rng=np.random.default_rng(8))
+    again = Straight(space).sample_heat_kernel(x, np.full(3000, np.e**2), rng=np.random.default_rng(8))
+    np.testing.assert_allclose(2 * space.distance(x, half), space.distance(x, again), atol=1e-6)
+    uniform = space.distance(x, space.random_point(rng, 3000))
+    assert space.distance(x, ends).mean() == pytest.approx(uniform.mean(), abs=0.1)
+    speed = -np.e * Straight(space).score(x, half, np.full(3000, np.e))  # the velocity is -sigma^2 times the "score"
+    size = (space.slope * (np.abs(speed) ** 2).reshape(3000, -1).sum(1)) ** 0.5
+    np.testing.assert_allclose(size, space.distance(x, again), atol=1e-6)

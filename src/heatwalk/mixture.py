@@ -1,18 +1,23 @@
-"""A mixture of round normal laws, stopped by likelihood: where a score network begins."""
+"""Where a score network begins: a mixture of round normal laws, or kernels at all samples, by likelihood."""
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 
 from heatwalk import compute
+from heatwalk.neighbors import neighbors
 from heatwalk.progress import log
 
 _WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # times how far apart places are, of which the best is taken
 _ROUNDS = 20
 _MOST, _TESTED = 20_000, 1000  # samples that it is fitted to, and left out that say when it is best
-_ROWS = 1024  # at a time
+_ROWS = 256  # at a time
+_NEAREST = (1, 2, 3, 5, 10)  # neighbours whose distance is the width of a kernel, but for a factor
+_FACTORS = (0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+_TURNS = 2
+_FREEDOMS = (1.0, 2.0, 4.0, 8.0, 1e4)
 
 
 class Mixture(NamedTuple):
@@ -46,6 +51,35 @@ def mixture(
     return best
 
 
+def kernels(
+    samples: np.ndarray, left: np.ndarray, *, dimension: int, least: float, seed: int = 0, threads: int | None = None
+) -> tuple[Mixture, float]:
+    """A round Student's law around every sample, and their degrees of freedom n: a kernel density estimate.
+
+        log k = log Gamma((n+d)/2) - log Gamma(n/2) - d/2 log(pi n v_j) - (n+d)/2 log(1 + |x - c_j|^2 / (n v_j))
+
+    v_j is `factor` times the distance to the `k`-th other sample, squared and over d, or `least`. k, factor and n are
+    what makes the samples left out most likely, one varied after the other.
+    """
+    left, k_most = left[:_TESTED], min(_NEAREST[-1], len(samples) - 1)
+    apart = np.asarray(neighbors(samples, n_neighbors=k_most, seed=seed, threads=threads).distances[:], np.float64)
+    shares = np.full(len(samples), 1 / len(samples))
+
+    def at(k: int, factor: float, freedom: float) -> tuple[Mixture, float]:
+        wide = (factor * apart[:, min(k, k_most) - 1]) ** 2 / dimension
+        return Mixture(samples, np.maximum(wide, least), shares), freedom
+
+    chosen, level = [3, 0.7, 2.0], -np.inf
+    for _ in range(_TURNS):
+        for place, values in enumerate((_NEAREST, _FACTORS, _FREEDOMS)):
+            tried = [(*chosen[:place], value, *chosen[place + 1 :]) for value in values]
+            levels = [_likely(at(*one)[0], left, dimension, one[2]) for one in tried]
+            chosen, level = list(tried[int(np.argmax(levels))]), max(levels)
+    text = "%d kernels: %.3f a sample left out; %.2g of the distance to neighbour %d, %g degrees of freedom"
+    log.info(text, len(samples), level, chosen[1], chosen[0], chosen[2])
+    return at(*chosen)
+
+
 def _logs(of: Mixture, points: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """(point, component) logarithms of share times density, and squared distances."""
     square = cdist(points, of.places, "sqeuclidean")
@@ -53,9 +87,20 @@ def _logs(of: Mixture, points: np.ndarray, dimension: int) -> tuple[np.ndarray, 
     return constant - square / (2 * of.variances), square
 
 
-def _likely(of: Mixture, points: np.ndarray, dimension: int) -> float:
+def _student(of: Mixture, points: np.ndarray, dimension: int, n: float) -> np.ndarray:
+    power, scale = (n + dimension) / 2, n * of.variances
+    constant = np.log(of.shares) - dimension / 2 * np.log(np.pi * scale) + gammaln(power) - gammaln(n / 2)
+    return constant - power * np.log1p(cdist(points, of.places, "sqeuclidean") / scale)
+
+
+def _likely(of: Mixture, points: np.ndarray, dimension: int, freedom: float | None = None) -> float:
+    """Mean logarithm of the density of normal laws, or of Student's."""
+
+    def logs(rows: slice) -> np.ndarray:
+        return _student(of, points[rows], dimension, freedom) if freedom else _logs(of, points[rows], dimension)[0]
+
     blocks = compute.blocks(len(points), _ROWS)
-    return float(np.concatenate([logsumexp(_logs(of, points[rows], dimension)[0], axis=1) for rows in blocks]).mean())
+    return float(np.concatenate([logsumexp(logs(rows), axis=1) for rows in blocks]).mean())
 
 
 def _round(of: Mixture, samples: np.ndarray, dimension: int, least: float) -> Mixture:

@@ -18,7 +18,7 @@ from heatwalk.spaces.space import Space
 
 OBJECTIVES = ("denoising", "implicit", "sliced")
 SAMPLERS = ("walk", "flow")
-_LEAST_SIGMA, _MOST_SIGMA = 1e-3, 0.1  # of "auto"
+_LEAST_SIGMA, _MOST_SIGMA = 1e-4, 0.1  # of "auto"
 _FINER = 0.25  # than the distance of samples, by "auto"
 _WALK = 200  # steps
 
@@ -78,7 +78,7 @@ def riemannian_diffusion(
     what out_of_distribution compares with: 1 for a point less dense than all of them.
     objective: "implicit" and "sliced" are for comparison, see `score_matching`. sampler: a geodesic random walk
     ("walk") or the probability flow ("flow"), in so many steps; "auto": 200, and adaptive ones. sigma_min: standard
-    deviation in every direction by which all is blurred; "auto": a quarter of the distance of near samples, .001 to .1.
+    deviation in every direction by which all is blurred; "auto": a quarter of the distance of near samples, 1e-4 to .1.
     log_density: of all points, by the flow, `score_flow.log_density`. reference: an earlier result, whose model then
     gives the densities alone, and nothing is trained. checkpoint: a file with the state after every epoch.
     Raises BadInput for options out of bounds, points that lie on no such space, fewer than 32 samples.
@@ -94,7 +94,7 @@ def riemannian_diffusion(
     options = _options(objective, batch, epochs, rate, validation, len(samples))
     sizes = _sizes(n_points, prototypes, width, sigma_min)
     with compute.one_blas_thread():
-        network, losses, left = _trained(how, samples, sizes, options, (seed, threads), checkpoint, device)
+        network, losses, left, _ = _trained(how, samples, sizes, options, (seed, threads), checkpoint, device)
         found = {"losses": losses} | _kept(network)
         log_density = _log_density(network, how, points, seed, threads)
         levels = np.sort(log_density[rows[left]])
@@ -127,7 +127,7 @@ def _trained(how: Chart, samples, sizes: dict, options: tuple, common: tuple, ch
     from heatwalk.score_network import Description
 
     seed, threads = common
-    sizes = sizes | {"prototypes": min(sizes["prototypes"], len(samples) // 2)}
+    sizes = sizes | {"prototypes": score_matching.prototypes(sizes["prototypes"], len(samples), options[-1])}
     if sizes["sigma_min"] == "auto":
         sizes["sigma_min"] = finest_noise(how, samples, seed, threads)
     most = score_flow.uniform_from(how.space)

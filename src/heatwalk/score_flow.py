@@ -17,7 +17,8 @@ from heatwalk.score_network import ScoreNetwork, as_points, as_real
 from heatwalk.spaces.space import Space
 from heatwalk.tangents import divergence, sliced_divergence
 
-_BLOCK = 512  # points whose steps are chosen together
+_BLOCK = 512  # points whose steps are chosen together, at most
+_COMPARED = 2**19  # of a block with prototypes, so that these lie in a cache
 _TOLERANCE = 1e-5
 _EXACT = 16  # dimensions up to which the divergence is exact
 _PROBES = 2  # random tangents beyond
@@ -59,7 +60,7 @@ def log_density(
         return (ends[-1] - volume).numpy()
 
     with fitting.one_torch_thread():
-        return np.concatenate(list(compute.in_order(of, compute.blocks(len(x), _BLOCK), threads)))
+        return np.concatenate(list(compute.in_order(of, compute.blocks(len(x), _block(network)), threads)))
 
 
 def flowed(network: ScoreNetwork, count: int, rng: np.random.Generator, steps: int | None = None) -> np.ndarray:
@@ -75,7 +76,7 @@ def flowed(network: ScoreNetwork, count: int, rng: np.random.Generator, steps: i
 
     made = []
     with fitting.one_torch_thread():
-        for block in compute.blocks(count, _BLOCK):
+        for block in compute.blocks(count, _block(network)):
             made.append(_solved(velocity, start[block], bounds, steps)[-1])
     return space.project(as_points(space, torch.cat(made)).numpy())
 
@@ -99,6 +100,10 @@ def walked(network: ScoreNetwork, count: int, rng: np.random.Generator, steps: i
             noise = space.project(x, noise) * np.sqrt(width / space.slope) * after / sigma
             x = space.project(space.exp(x, space.project(x, drift + noise)))
     return x
+
+
+def _block(network: ScoreNetwork) -> int:
+    return max(32, min(_BLOCK, _COMPARED // network.description.prototypes))
 
 
 def _with_density(network: ScoreNetwork, probes):

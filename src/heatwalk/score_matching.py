@@ -17,7 +17,7 @@ import torch
 
 from heatwalk import checkpoints, compute, fitting
 from heatwalk.errors import BadInput, Problem
-from heatwalk.mixture import mixture
+from heatwalk.mixture import Mixture, kernels, mixture
 from heatwalk.progress import log, track
 from heatwalk.score_network import Description, ScoreNetwork, as_real
 from heatwalk.spaces.space import Space
@@ -27,7 +27,7 @@ OBJECTIVES = ("denoising", "implicit", "sliced")
 UPDATES = 100  # an epoch
 _LEVELS = 64  # of noise in an epoch: many draws of one time share a table
 _DECAY, _YOUNG = 0.999, 10  # of the mean of the weights; updates by which its memory is shorter at first
-_CHECKED, _CHECKED_AT_LEAST = 8192, 64  # noised points on which the loss is compared from epoch to epoch
+_CHECKED = 16384  # noised points on which the loss is compared from epoch to epoch
 _CLIPPED = 10.0  # norm of a gradient
 _BETWEEN = 3  # prototypes whose distance is the width of one
 _LEAST_SHARE = 1e-6  # of a prototype
@@ -47,6 +47,17 @@ class Noised(NamedTuple):
     points: np.ndarray  # (draw, value) float32
     log_sigma: np.ndarray  # (draw,) float32
     targets: np.ndarray  # (draw, value) float32
+    own: np.ndarray | None = None  # (draw,) the kernel that is the sample of a draw
+
+    def part(self, rows) -> "Noised":
+        return Noised(*(None if values is None else values[rows] for values in self))
+
+
+class Trained(NamedTuple):
+    network: ScoreNetwork  # with the mean weights of its best epoch
+    losses: np.ndarray  # (epoch, 2): in training, and of the mean weights on what is left out
+    left: np.ndarray  # (sample,) rows that were not trained on
+    best: int  # epochs after which the loss of these was least; 0: the beginning was best
 
 
 def noised(space: Space, x: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> Noised:
@@ -64,17 +75,18 @@ def epoch_of(space: Space, samples: np.ndarray, described: Description, options:
     levels = low + (high - low) * (np.arange(_LEVELS) + rng.random()) / _LEVELS
     which = np.resize(np.arange(_LEVELS), count).reshape(UPDATES, -1)
     rows = np.resize(rng.permutation(len(samples)), count)
-    return noised(space, samples[rows], np.exp(levels[which.ravel()]), rng)
+    made = noised(space, samples[rows], np.exp(levels[which.ravel()]), rng)
+    return made._replace(own=rows) if described.prototypes == len(samples) else made
 
 
 def loss(network: ScoreNetwork, given: Noised, objective: str, probes: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over (draw, value) tensors. probes: (draw, value) vectors of "sliced"."""
-    points, log_sigma, targets = given
+    points, log_sigma, targets, own = given
     slope = network.space.slope
     if objective == "denoising":
-        return slope * ((network(points, log_sigma) - targets) ** 2).sum(1).mean()
+        return slope * ((network(points, log_sigma, own) - targets) ** 2).sum(1).mean()
     points = points.requires_grad_()
-    made = network(points, log_sigma)
+    made = network(points, log_sigma, own)
     if objective == "implicit":
         spread = divergence(network.space, points, made, create_graph=True)
     else:
@@ -89,6 +101,16 @@ class State(NamedTuple):
     losses: list[tuple[float, float]]  # of every epoch: in training, and of the mean on what is not trained on
 
 
+def prototypes(most: int, n_samples: int, validation: float) -> int:
+    """One at every sample that is trained on, where so many are allowed; else at most a half of that."""
+    kept = n_samples - _left(n_samples, validation)
+    return kept if most >= kept else min(most, kept // 2)
+
+
+def _left(n_samples: int, validation: float) -> int:
+    return max(1, round(validation * n_samples))
+
+
 def trained(
     space: Space,
     samples: np.ndarray,
@@ -99,22 +121,27 @@ def trained(
     threads: int | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
-) -> tuple[ScoreNetwork, np.ndarray, np.ndarray]:
-    """The network with the mean weights of its best epoch, (epoch, 2) losses, and rows of the samples left out.
+) -> Trained:
+    """A network trained on all but a share of the samples.
 
-    The denoising loss on these rows chooses the epoch, or the beginning, whatever the objective. Noise is drawn ahead
-    on other threads, by a generator for each epoch; the network is trained on one. A run goes on from a checkpoint to
-    the same bits.
+    As many prototypes as these leave are kernels at all of them, and what is learnt from a sample leaves its own out:
+    else a kernel at the sample would be all that there is to learn. Fewer are a mixture, and learnt.
+
+    The denoising loss on what is left out chooses the epoch, or the beginning, whatever the objective. Noise is drawn
+    ahead on other threads, by a generator for each epoch; the network is trained on one. A run goes on from a
+    checkpoint to the same bits.
     """
     order = np.random.default_rng([seed, 31]).permutation(len(samples))
-    left = np.sort(order[: max(1, round(options.validation * len(samples)))])
+    left = np.sort(order[: _left(len(samples), options.validation)])
     kept = np.delete(samples, left, axis=0)
     key = _key(samples, described, options, seed) if checkpoint else ""
     found = _resumed(checkpoint, key, described)
-    state, remembered = found or (_started(kept, samples[left], space, described, seed), {})
+    state, remembered = found or (_started(kept, samples[left], space, described, seed, threads), {})
     network = state.network.to(device)
+    for part in (network.moves, network.log_widths, network.biases):
+        part.requires_grad_(described.prototypes < len(kept))
     state = state._replace(mean={name: value.to(device) for name, value in state.mean.items()})
-    optimiser = torch.optim.Adam(network.parameters(), lr=options.rate)
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=options.rate)
     epochs = range(len(state.losses), options.epochs)
     with fitting.one_torch_thread(), compute.workers("threads", threads) as workers:
         checkpoints.give_moments(optimiser, remembered)
@@ -131,7 +158,10 @@ def trained(
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     network.load_state_dict(state.best)
-    return network.cpu().eval(), np.array(state.losses, np.float64), left
+    losses = np.array(state.losses, np.float64).reshape(-1, 2)
+    best = 1 + int(losses[:, 1].argmin()) if least in losses[:, 1] else 0
+    log.info("riemannian_diffusion: best after epoch %d of %d; 0 is the beginning", best, len(losses))
+    return Trained(network.cpu().eval(), losses, left, best)
 
 
 def _epoch(state: State, optimiser, given: Noised, options: Options, seed: list[int], epoch: int) -> float:
@@ -144,7 +174,7 @@ def _epoch(state: State, optimiser, given: Noised, options: Options, seed: list[
         if options.objective == "sliced":
             shape = (len(rows), network.n_embedded)
             probes = torch.from_numpy(rng.integers(0, 2, shape).astype(np.float32) * 2 - 1).to(on.points)
-        found = loss(network, Noised(*(part[rows] for part in on)), options.objective, probes)
+        found = loss(network, on.part(rows), options.objective, probes)
         optimiser.zero_grad()
         found.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), _CLIPPED)
@@ -175,23 +205,23 @@ def _compared(network: ScoreNetwork, weights: dict[str, torch.Tensor], checked: 
     network = copy.deepcopy(network)
     network.load_state_dict(weights)
     with torch.inference_mode():
-        parts = torch.arange(len(checked.points)).split(1024)
-        return float(
-            np.mean([float(loss(network, Noised(*(p[rows] for p in checked)), "denoising")) for rows in parts])
-        )
+        parts = torch.arange(len(checked.points)).split(256)
+        return float(np.mean([float(loss(network, checked.part(rows), "denoising")) for rows in parts]))
 
 
-def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Description, seed: int) -> State:
-    """Prototypes by a mixture that begins at samples and is stopped by those left out."""
+def _started(samples, left, space: Space, described: Description, seed: int, threads: int | None) -> State:
+    """Prototypes at all samples, or by a mixture that begins at some; samples left out say what is best."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ScoreNetwork(described)
-    rng = np.random.default_rng([seed, 35])
-    rows, scale = np.sort(rng.choice(len(samples), described.prototypes, replace=False)), space.slope**0.5
+    scale = space.slope**0.5
     known, tested = (scale * network.embedded(as_real(torch.from_numpy(part))).numpy() for part in (samples, left))
-    apart = _near(known[rows].astype(np.float32)) / space.dimension
-    options = {"dimension": space.dimension, "least": described.sigma_min**2}
-    begun = mixture(rng.permutation(known), tested, known[rows], np.maximum(apart, described.sigma_min**2), **options)
+    limits = {"dimension": space.dimension, "least": described.sigma_min**2}
+    if described.prototypes == len(samples):
+        begun, freedom = kernels(known, tested, seed=seed, threads=threads, **limits)
+        network.log_tail.fill_(-np.log(freedom))
+    else:
+        begun = _few(known, tested, described, limits, np.random.default_rng([seed, 35]))
     with torch.no_grad():
         network.origins.copy_(torch.from_numpy(begun.places / scale))
         network.units.copy_(torch.from_numpy(begun.variances[:, None] ** 0.5 / scale))
@@ -199,6 +229,12 @@ def _started(samples: np.ndarray, left: np.ndarray, space: Space, described: Des
         network.biases.copy_(torch.from_numpy(np.log(begun.shares + _LEAST_SHARE)))
     mean, best = ({name: value.clone() for name, value in network.state_dict().items()} for _ in range(2))
     return State(network, mean, best, [])
+
+
+def _few(known, tested, described: Description, limits: dict, rng: np.random.Generator) -> Mixture:
+    rows = np.sort(rng.choice(len(known), described.prototypes, replace=False))
+    apart = _near(known[rows].astype(np.float32)) / limits["dimension"]
+    return mixture(rng.permutation(known), tested, known[rows], np.maximum(apart, limits["least"]), **limits)
 
 
 def _near(places: np.ndarray) -> np.ndarray:
@@ -211,7 +247,9 @@ def _near(places: np.ndarray) -> np.ndarray:
 
 
 def _on(given: Noised, network: ScoreNetwork) -> Noised:
-    return Noised(*(torch.from_numpy(part).to(network.biases) for part in given))
+    points, log_sigma, targets = (torch.from_numpy(part).to(network.biases) for part in given[:3])
+    own = None if given.own is None else torch.from_numpy(given.own).to(points.device)
+    return Noised(points, log_sigma, targets, own)
 
 
 def _key(samples: np.ndarray, described: Description, options: Options, seed: int) -> str:

@@ -1,12 +1,15 @@
 """A score network: the gradient of the log-density of noised points of a space, kept as safetensors and JSON.
 
-    x --+-- prototypes  a = softmax_j(b_j - d/2 log v_j - |x - c_j|^2 / (2 v_j)),  v_j = sigma^2 + w_j^2 --+
-        |                    |                                                                            |
-        +-- trunk  residual MLP (x, a, log sigma) --+---- sigma sum_j a_j (c_j - x) / v_j ---- gate -------+
-                                                    +---- tangent part ---- sigma times the score
+    x --+-- kernels  k_j = Student's of n_j degrees and variances v_j = sigma^2 + w_j^2 around c_j ------+
+        |                                                                                               |
+        +-- trunk  residual MLP (x, log sigma) --+---- sigma grad log sum_j e^{b_j} k_j(x) ---- gate ----+
+                                                 +---- tangent part ---- sigma times the score
 
-Prototypes alone are the score of a mixture of normal laws at learned places; the trunk gives what curvature and the
-data add. Both are made in the Euclidean space that the points lie in, and projected to the tangent space.
+        w_j = e^{h(sigma)} times the width that kernel j began with,  1 / n_j = (w_j^2 / v_j)^2 tail
+
+Kernels alone are the score of a mixture; noise makes them wider and takes their tails, as it does to a normal law whose
+width is random. The trunk gives what curvature and the data add. All is made in the Euclidean space that the points lie
+in, and projected to the tangent space. Where kernels lie at samples, what is learnt from a sample leaves out its own.
 """
 
 import json
@@ -23,11 +26,12 @@ from heatwalk.errors import BadInput, Problem
 from heatwalk.spaces import SO3, SU, Grassmannian, Power, Sphere, Torus
 from heatwalk.spaces.space import Space
 
-FORMAT = "heatwalk score network 1"
+FORMAT = "heatwalk score network 2"
 MOST_BYTES = 64 * 10**6
 _BLOCKS = 3
 _FREQUENCIES = 8  # of the logarithm of the noise
 _FARTHEST = 40.0  # logarithm of the largest share over the least
+_QUICK = 10  # how much faster the two numbers that all kernels share are learnt
 _KINDS = {"Sphere": Sphere, "Torus": Torus, "SO3": SO3, "SU": SU, "Grassmannian": Grassmannian}
 
 
@@ -51,15 +55,17 @@ class ScoreNetwork(nn.Module):
         self.register_buffer("units", torch.ones(m, 1))
         self.moves = nn.Parameter(torch.zeros(m, values))
         self.log_widths, self.biases = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(m))
-        self.entry, self.nearness = nn.Linear(values, width), nn.Linear(m, width, bias=False)
         times = 2 * _FREQUENCIES
+        self.register_buffer("log_tail", torch.tensor(-10.0))
+        self.tail, self.stretch = nn.Parameter(torch.zeros(())), nn.Linear(times, 1)
+        self.entry = nn.Linear(values, width)
         self.times = nn.ModuleList(nn.Linear(times, width) for _ in range(_BLOCKS))
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(_BLOCKS)
         )
-        self.exit, self.gate = nn.Linear(width, values), nn.Linear(times, 1)
-        for layer in (self.exit, self.gate):
+        self.exit, self.gate = nn.Linear(width, values), nn.Linear(width, 1)
+        for layer in (self.exit, self.gate, self.stretch):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -89,16 +95,18 @@ class ScoreNetwork(nn.Module):
             return x.cos() * sines - x.sin() * cosines
         return as_real(self.space._tangent(as_points(self.space, x), as_points(self.space, v), namespace))
 
-    def forward(self, x: torch.Tensor, log_sigma: torch.Tensor) -> torch.Tensor:
-        """(point, value) sigma times the score at (point, value) real points, log_sigma (point,) or (1,)."""
-        at, sigma = self.embedded(x), log_sigma.exp()[:, None]
-        times = self._times(log_sigma)
-        shares, pulled = self._pulled(at, sigma)
-        hidden = self.entry(at) + self.nearness(shares * self.description.prototypes**0.5)
+    def forward(self, x: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
+        """(point, value) sigma times the score at (point, value) real points, log_sigma (point,) or (1,).
+
+        own: (point,) number of the kernel that each point does without.
+        """
+        at, times = self.embedded(x), self._times(log_sigma)
+        pulled = log_sigma.exp()[:, None] * self._pulled(at, log_sigma, own)
+        hidden = self.entry(at)
         for time, block in zip(self.times, self.blocks, strict=True):
             hidden = hidden + block(hidden + time(times))
-        made = self.exit(nn.functional.silu(hidden)) + (1 + self.gate(times)) * sigma * pulled
-        return self.tangent(x, made)
+        hidden = nn.functional.silu(hidden)
+        return self.tangent(x, self.exit(hidden) + (1 + self.gate(hidden)) * pulled)
 
     def _times(self, log_sigma: torch.Tensor) -> torch.Tensor:
         low, high = (float(np.log(sigma)) for sigma in self.description[-2:])
@@ -106,18 +114,38 @@ class ScoreNetwork(nn.Module):
         angles = part[:, None] * torch.pi * torch.arange(1, _FREQUENCIES + 1).to(part) / 2
         return torch.cat([angles.cos(), angles.sin()], 1)
 
-    def _pulled(self, at: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(point, prototype) shares a, and (point, n_embedded) the score of the mixture of prototypes."""
-        variance = sigma**2 + torch.exp(2 * self.log_widths)
-        precision = variance.reciprocal()
-        places = self.places
-        squares = ((part**2).sum(1) for part in (at, places))
-        square = torch.addmm(next(squares)[:, None] + next(squares), at, places.T, alpha=-2).clamp_min(0)
-        logs = self.biases + self.space.dimension / 2 * precision.log() - self.space.slope / 2 * square * precision
+    def _pulled(self, at: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+        """(point, n_embedded) the score of the mixture of kernels."""
+        levels, which = torch.unique(log_sigma, return_inverse=True)
+        steepness, power, constant, precision = (
+            table if len(levels) == 1 else table[which] for table in self._kernels(levels)
+        )
+        # In single precision squares of small distances are lost, and with them small noise.
+        places, wide = self.places, (at.double(), self.places.double())
+        squares = ((part**2).sum(1) for part in wide)
+        square = torch.addmm(next(squares)[:, None] + next(squares), wide[0], wide[1].T, alpha=-2).clamp_min(0).to(at)
+        farther = square * steepness
+        logs = constant - power * farther.log1p()
+        if own is not None:
+            logs = logs.scatter(1, own[:, None], -torch.inf)
         # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
         shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
-        weights = shares * precision
-        return shares, weights @ places - weights.sum(1, keepdim=True) * at
+        weights = shares * precision / (1 + farther)
+        return weights @ places - weights.sum(1, keepdim=True) * at
+
+    def _kernels(self, levels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(level, prototype) e, p, c, f of log k = c - p log(1 + e |x - c_j|^2), grad = f (c_j - x) / (1 + ...).
+
+        e = slope / (n v), p = (n + d) / 2, and c has Stirling's formula for the gamma functions.
+        """
+        half, slope = self.space.dimension / 2, self.space.slope
+        own = torch.exp(2 * (self.log_widths + _QUICK * self.stretch(self._times(levels))))
+        precision = (torch.exp(2 * levels)[:, None] + own).reciprocal()
+        tail = (own * precision) ** 2 * torch.exp(self.log_tail + _QUICK * self.tail)
+        a = 0.5 / tail
+        power = a + half
+        constant = (power - 0.5) * torch.log1p(half / a) + (1 / power - 1 / a) / 12 + half * precision.log()
+        return slope * tail * precision, power, self.biases + constant, (1 + 2 * half * tail) * precision
 
 
 def as_real(points: torch.Tensor) -> torch.Tensor:
