@@ -278,7 +278,7 @@ def start(job: Job, folder: Path, *, limit=None, **environment: str) -> subproce
     )
 
 
-def run(job: Job, folder: Path, *, limit=None, timeout: float = 300, **environment: str):
+def run(job: Job, folder: Path, *, limit=None, timeout: float = 1200, **environment: str):
     program = start(job, folder, limit=limit, **environment)
     try:
         said, errors = program.communicate(timeout=timeout)

@@ -23,7 +23,7 @@ from workflow_runs import ROOT, heatwalk
 from heatwalk import store
 
 VICTIMS = ("job", "snakemake", "both")
-PATIENCE = 300  # seconds, on a machine that has other things to do
+PATIENCE = 1200  # seconds, on a machine that has other things to do
 
 
 @pytest.fixture(scope="session")
