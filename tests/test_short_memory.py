@@ -39,7 +39,7 @@ def limited(command: list[str], folder: Path, n_bytes: float) -> subprocess.Comp
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (int(n_bytes), int(n_bytes)))
 
-    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 60, "preexec_fn": limit}
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 600, "preexec_fn": limit}
     return subprocess.run(command, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, **options)
 
 
