@@ -30,7 +30,7 @@ format: $(READY) ## put code into the form that lint asks for
 	$(BIN)/snakefmt Snakefile workflow
 
 qualify: $(READY) ## the long suite, by stage and kind of fault; what passed for this code is not run again (TRIALS=30: longer)
-	TRIALS=$(TRIALS) $(BIN)/python -m pytest -q -m qualification --override-ini "addopts="
+	TRIALS=$(TRIALS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m qualification --override-ini "addopts="
 
 cluster-test: $(READY) ## the workflow and Dask on a real Slurm on this machine, started and stopped by the tests
 	command -v slurmctld > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld > /dev/null || \

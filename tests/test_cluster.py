@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -247,6 +248,18 @@ def test_workers_killed_before_they_have_begun_are_started_again(tmp_path, caplo
     wait_until(lambda: spawned() == [])
     assert list(tmp_path.iterdir()) == []
     assert [thread.name for thread in threading.enumerate() if "IO loop" in thread.name] == []
+
+
+@pytest.mark.usefixtures("quiet")
+def test_processes_leave_nothing_in_the_temporary_folder(monkeypatch, tmp_path):
+    elsewhere, scratch = tmp_path / "temporary", tmp_path / "scratch"
+    elsewhere.mkdir(), scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with compute.workers("processes", 1, scratch) as workers:
+        assert list(workers.in_order(abs, [-1])) == [1]
+    assert list(elsewhere.iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.usefixtures("quiet")

@@ -156,7 +156,7 @@ def test_blocks_are_consecutive_and_of_one_size_but_for_the_last(length, size):
     assert [block.stop - block.start for block in found[:-1]] == [size] * max(len(found) - 1, 0)
 
 
-def test_processes_compute_the_bytes_that_threads_do(tmp_path, monkeypatch):
+def test_processes_compute_the_bytes_that_threads_do(tmp_path, tmp_path_factory, monkeypatch):
     stage = importlib.import_module("heatwalk.diffusion_map")  # the name in the package is the function
     monkeypatch.setattr(stage, "_SENT_FROM", 1000)
     points = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
@@ -167,7 +167,9 @@ def test_processes_compute_the_bytes_that_threads_do(tmp_path, monkeypatch):
         return [*found, *graph, *hw.diffusion_map(graph, n_components=2, tolerance=1e-3, **options)]
 
     expected = computed(scheduler="threads", threads=2)
-    with cluster._local(2) as address:  # what "processes" starts, once for all three
+    with cluster._local(
+        2, tmp_path_factory.mktemp("workers")
+    ) as address:  # what "processes" starts, once for all three
         made = computed(scheduler=address, threads=2, scratch=tmp_path)
     assert [np.asarray(one).tobytes() for one in made] == [np.asarray(one).tobytes() for one in expected]
     assert not list(tmp_path.iterdir())

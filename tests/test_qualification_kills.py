@@ -23,7 +23,7 @@ from workflow_runs import ROOT, heatwalk
 from heatwalk import store
 
 VICTIMS = ("job", "snakemake", "both")
-PATIENCE = 300  # seconds, on a machine that has other things to do
+PATIENCE = 1200  # seconds, on a machine that has other things to do
 
 
 @pytest.fixture(scope="session")
@@ -122,8 +122,8 @@ class Older(NamedTuple):
 
 
 @functools.cache
-def older(job: Job) -> Older:
-    folder = qualified.whole().copy(Path(tempfile.mkdtemp(prefix="older")) / "run")
+def older(whole: qualified.Whole, job: Job) -> Older:
+    folder = whole.copy(Path(tempfile.mkdtemp(prefix="older")) / "run")
     started = time.monotonic()
     done = qualified.run(job._replace(command=job.command.replace("--block-cells 64", "--block-cells 32")), folder)
     assert done.returncode == 0, done.stderr
@@ -146,12 +146,12 @@ def check_a_kill(whole, tmp_path, stage, victim, trial, record_property) -> None
     job, folder = whole.of_stage(stage), whole.copy(tmp_path / "run")
     qualified.without(folder, job)
     if trial % 2:  # a result of other options stands
-        shutil.copytree(older(job).result, folder / "results" / job.name, symlinks=True)
+        shutil.copytree(older(whole, job).result, folder / "results" / job.name, symlinks=True)
     # Programs are slow to begin where their Snakemake may end before they know: the first kill is there.
-    moment = random.Random(f"{stage} {victim} {trial}").uniform(0, older(job).seconds if trial else 0.3)
+    moment = random.Random(f"{stage} {victim} {trial}").uniform(0, older(whole, job).seconds if trial else 0.3)
     with Watch(folder / "results" / job.name) as watch, open(tmp_path / "log", "w") as log:
         where = kill_somewhere(job, folder, log, victim, moment)
-        record_property("moment", f"{moment:.2f} of {older(job).seconds:.2f} s, {where}")
+        record_property("moment", f"{moment:.2f} of {older(whole, job).seconds:.2f} s, {where}")
         check_resumed(whole, job, folder)
     assert watch.torn == []
     assert watch.looks > 0

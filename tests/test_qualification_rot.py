@@ -153,10 +153,3 @@ def check_the_next_stage(whole, tmp_path, stage, damage) -> None:
     assert again.returncode == 0, again.stderr
     assert qualified.root(folder, job.name) == whole.root(job.name)
     assert store.verify(result) == []
-
-
-def test_damage_to_one_stage_is_noticed_at_verify_and_at_the_next(whole, tmp_path, record_property):
-    """The slice of it that `make test` runs."""
-    for damage in DAMAGES:
-        check_damages(whole, tmp_path / damage.__name__, "affinity", damage, 5, record_property)
-    check_the_next_stage(whole, tmp_path, "affinity", flip)

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -209,6 +210,9 @@ def test_a_source_is_known_by_its_content_and_not_by_its_time(whole, tmp_path):
 # ---- network, threads, files -----------------------------------------------------------------------------------------
 
 
+LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100007F")  # ::1, ::ffff:127.0.0.1
+
+
 class Sampler:
     """Looks at every process of a run: sockets that are not of this machine alone, and threads that want to run."""
 
@@ -225,7 +229,7 @@ class Sampler:
             running = 0
             for each in self._processes():
                 try:
-                    self.foreign |= {str(c) for c in each.net_connections("inet") if not c.laddr.ip.startswith("127.")}
+                    self.foreign |= foreign_sockets(each.pid)
                     running += sum(_state(path) == "R" for path in Path(f"/proc/{each.pid}/task").iterdir())
                 except (psutil.Error, OSError):
                     continue
@@ -240,8 +244,34 @@ class Sampler:
             return []
 
 
+def foreign_sockets(pid: int) -> set[str]:
+    """Local addresses of all sockets in the network namespace of a process that are not of the loopback.
+
+    psutil would list those of the namespace of this process, in which the run has none.
+    """
+    found = set()
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:
+            address, _, port = line.split()[1].partition(":")
+            # Groups of four bytes, each from the last: 127.0.0.1 is 0100007F.
+            loopback = address.endswith("7F") if len(address) == 8 else address in LOOPBACK_6
+            found |= set() if loopback else {f"{kind} {address}:{int(port, 16)}"}
+    return found
+
+
 def _state(task: Path) -> str:
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_socket_for_everybody_would_be_seen():
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        before = foreign_sockets(os.getpid())
+        with socket.create_server((address, 0), family=family) as open_to_all:
+            port = open_to_all.getsockname()[1]
+            assert {one.rpartition(":")[2] for one in foreign_sockets(os.getpid()) - before} >= {f"{port}"}
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((address, 0), family=family) as private:
+            assert f":{private.getsockname()[1]}" not in " ".join(foreign_sockets(os.getpid()))
 
 
 @pytest.mark.qualification("no network")

@@ -64,7 +64,7 @@ def _joined(scheduler: str, threads: int, folder: Path, stack: ExitStack) -> tup
         _wait_for_workers(client, hired.allowed.wait, hired.none_came)
         return client, hired.threads  # more of them come later
     if scheduler == "processes":
-        client = stack.enter_context(_connected(stack.enter_context(_local(threads))))
+        client = stack.enter_context(_connected(stack.enter_context(_local(threads, folder))))
     else:
         check_it_is_private(scheduler)
         client = stack.enter_context(_connected(scheduler))
@@ -72,14 +72,16 @@ def _joined(scheduler: str, threads: int, folder: Path, stack: ExitStack) -> tup
 
 
 @contextmanager
-def _local(n_workers: int) -> Iterator[str]:
+def _local(n_workers: int, folder: Path) -> Iterator[str]:
     """The address of a cluster of processes on this machine, which listens to this machine alone."""
+    import dask
     from distributed import LocalCluster
 
     options = {"threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL + 1, "preload": __name__}
     # No dashboard still is a web server, on port 8787 unless told otherwise.
     web = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
-    with _environment_kept():
+    # Where temporary files are, scheduler and workers would leave the locks of their folders.
+    with _environment_kept(), dask.config.set({"temporary-directory": f"{folder}"}):
         try:
             cluster = LocalCluster(n_workers=n_workers, host="127.0.0.1", worker_class=_nanny(), **web, **options)
         except RuntimeError as error:

@@ -5,6 +5,7 @@ those of a quiet machine and of one that other programs use too, and shared out 
 machine differ by its speed, bytes do not.
 """
 
+import resource
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from heatwalk.errors import OutOfResources, Problem
 
 _PROCESS = 165e6  # bytes of a stage that has read nothing
+_ADDRESS_SPACE = 2.5e9  # bytes of libraries and of threads, beside what is held; 2.2e9 were seen
 _START = 0.5  # seconds until it has begun to read
 _UNION = 0.72  # entries of the symmetric graph for every directed edge known from both ends or one, measured
 _FIRST_ROWS = 2048  # of a sparse input, by which its density is judged
@@ -177,6 +179,19 @@ def refuse(stage: str, need: Need, memory: int, where: str) -> None:
     """Raise OutOfResources when a stage's memory does not fit what it may use."""
     if need.memory > memory:
         raise OutOfResources(Problem("HW-RS-004", where, _too_much(stage, need, memory), _way_out(stage, need)))
+
+
+def refuse_limit(stage: str, where: str, memory: float = _PROCESS) -> None:
+    """Raise OutOfResources when the address space of this process is limited to less than a stage takes.
+
+    Libraries that are refused address space do not say so: a thread's start never returns, OpenBLAS ends the process.
+    memory: bytes at the peak; before the input is opened, those of a stage that has read nothing.
+    """
+    limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _ADDRESS_SPACE + memory
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        cause = f"{stage} needs at least {needed / 1e6:,.0f} MB of address space, {limit / 1e6:,.0f} MB are available"
+        remedy = f"type: ulimit -v {int(needed / 1024) + 1} (or unlimited), then: heatwalk resume"
+        raise OutOfResources(Problem("HW-RS-008", where, cause, remedy))
 
 
 def _too_much(stage: str, need: Need, memory: int) -> str:

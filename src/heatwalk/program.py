@@ -8,6 +8,7 @@ import argparse
 import errno
 import json
 import logging
+import mmap
 import os
 import platform
 import re
@@ -30,6 +31,7 @@ from heatwalk.remote import is_remote
 _VERSIONS = ("heatwalk", "numpy", "scipy", "zarr", "anndata", "dask", "faiss-cpu", "numba", "snakemake")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM}
+_RESERVE = 2**24  # bytes of address space, never touched, for what has to be done after a failure
 # What allocators, thread pools and the loader of libraries say, which raise no MemoryError.
 _MEMORY_WORDS = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "std::bad_alloc",
@@ -103,6 +105,7 @@ class Job:
             need = forecast.forecast(self.stage, size, **limits)
             self.kept["predicted"] = need._asdict()
             forecast.refuse(self.stage, need, self.memory, f"{self.folder}")
+            forecast.refuse_limit(self.stage, f"{self.folder}", need.memory)
         return store.create(self.folder, self.stage, block_cells=self.block_cells)
 
     def limits(self, draft: Draft) -> dict:
@@ -130,16 +133,19 @@ def run(main: Callable[[Job], None]) -> None:
     """Parse the command line, run a stage under its lock, and end with the exit code of what happened."""
     die_with_parent()
     arguments, job = _parser().parse_args(), None
+    reserve = mmap.mmap(-1, _RESERVE)
     failure = store.work_folder(arguments.result).with_suffix(".failure.json")
     try:
         notes = _log_to(arguments.log)
         failure.unlink(missing_ok=True)
         with store.lock(arguments.result), progress.shown():
             job = Job(arguments)
+            forecast.refuse_limit(job.stage, f"{job.folder}")
             progress.log.info("%s of %s: started on %d threads", job.stage, job.dataset, job.threads)
             main(job)
             _record_run(job, notes)
     except Exception as error:
+        reserve.close()  # where memory has run out even a folder cannot be listed
         explained = explain(error, arguments.result, job.kept.get("predicted") if job else None)
         logging.getLogger("heatwalk").debug("%s", "".join(traceback.format_exception(error)))
         print(*explained.problems, sep="\n", file=sys.stderr, flush=True)
