@@ -56,6 +56,8 @@ def test_resume_waits_for_programs_that_are_about_to_end(locked):
 def test_resume_refuses_a_run_that_lives_at_once(locked):
     (locked / "snakemake").write_text("import time; time.sleep(99)")
     run = psutil.Popen([sys.executable, "snakemake"], cwd=locked)
+    while not run.cmdline():  # for a moment a process that was just started has none
+        time.sleep(0.01)
     started = time.monotonic()
     try:
         with pytest.raises(Locked, match=f"process {run.pid} is running the workflow"):
