@@ -34,6 +34,8 @@ class Rules(Plan):
             raise WorkflowError(str(error)) from None
         self.seed, self.threads, self.block_cells = (self.config[key] for key in ("seed", "threads", "block_cells"))
         self._workflow = workflow
+        self._size = functools.cache(functools.partial(needs.size_of, self))
+        self._needs = functools.cache(self._foreseen)
         # One value for this run and for the jobs that it sends to a cluster.
         self.session = os.environ.setdefault("HEATWALK_SESSION", str(time.time_ns()))
         # A program that finds this process gone when it begins is nobody's.
@@ -162,18 +164,13 @@ class Rules(Plan):
     def _unforeseen(self) -> Need:
         return Need(3600, memory_bytes(self.config["memory"]), 0, 0)
 
-    @functools.cache  # noqa: B019 - one plan a process
-    def _needs(self, dataset: str, threads: int) -> dict[str, Need]:
+    def _foreseen(self, dataset: str, threads: int) -> dict[str, Need]:
         """What every stage of a dataset will need, by its source."""
         stages = self.wanted(dataset)
         try:
             return needs.of_dataset(self, self._size(dataset), stages, threads)
         except BadInput:  # the program of the stage says why, with the exit code of bad input
             return dict.fromkeys(stages, self._unforeseen())
-
-    @functools.cache  # noqa: B019 - as above
-    def _size(self, dataset: str):
-        return needs.size_of(self, dataset)
 
     def command(self, stage: str) -> str:
         """Shell command of a stage program, for Snakemake to fill in; every value is quoted.
