@@ -1,4 +1,4 @@
-"""What several test files share: where the real data lie."""
+"""What several test files share: where the real data lie, and a finished run."""
 
 import os
 from pathlib import Path
@@ -19,3 +19,15 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real data in {REAL_DATA}; HEATWALK_DATA names another folder")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One finished run, by `heatwalk run` on two cores. Copy it before changing it."""
+    from workflow_runs import heatwalk, prepare  # with AnnData and pandas, which few tests need
+
+    folder = prepare(tmp_path_factory.mktemp("workflow") / "first")
+    done = heatwalk(folder, "run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "printed").write_text(done.stdout)
+    return folder
