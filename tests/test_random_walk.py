@@ -27,7 +27,7 @@ POINTS = sphere(600)
 
 @pytest.fixture(scope="module")
 def walked():
-    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=12, noise=False, **SMALL)
+    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, **SMALL)
 
 
 def off(points):
@@ -94,13 +94,13 @@ def test_covariance_is_full_and_positive_definite_by_construction(walked):
 
 
 def test_walk_from_one_point_stays_on_the_sphere_and_reaches_all_of_it(walked):
-    assert walked.points.shape == (12 * 200, 3)
-    np.testing.assert_array_equal(np.unique(walked.step), np.arange(1, 13))
+    assert walked.points.shape == (20 * 200, 3)
+    np.testing.assert_array_equal(np.unique(walked.step), np.arange(1, 21))
     np.testing.assert_array_equal(walked.burst[:200], walked.burst[200:400])
     assert set(walked.seeds) == {3}
-    for step in (1, 6, 12):
+    for step in (1, 6, 20):
         assert np.quantile(off(walked.points[walked.step == step]), 0.95) < np.quantile(off(POINTS), 0.95)
-    first, last = (walked.points[walked.step == step] for step in (1, 12))
+    first, last = (walked.points[walked.step == step] for step in (1, 20))
     assert (first @ POINTS[3]).mean() > 0.3
     assert abs((last @ POINTS[3]).mean()) < 0.25
     assert np.isnan(walked.mixing[0]).all()
@@ -151,7 +151,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(walked, tmp_path, monkeypatc
     assert checkpoint.exists()
     monkeypatch.setattr(local_evidence, "_epoch", epoch)
     monkeypatch.setattr(encoders, "encoder", None)  # it is in the checkpoint
-    options = {"seeds": [3], "kept": "all", "steps": 12, "noise": False}
+    options = {"seeds": [3], "kept": "all", "steps": 20, "noise": False}
     found = hw.random_walk(POINTS, checkpoint=checkpoint, **options, **SMALL)
     np.testing.assert_array_equal(found.points, walked.points)
     np.testing.assert_array_equal(found.losses, walked.losses)
@@ -175,7 +175,7 @@ def test_steps_from_the_law_of_the_data_lead_to_it():
     found = hw.random_walk(ring, steps=6, kept="all", **options)
     made = found.walker
     shares = [(found.points[found.step == step, 1] > 0).mean() for step in (1, 6)]
-    made.ratio_share.zero_()
+    made.potential_share.zero_()
     at = walker.places(made, ring)
     for _ in range(6):
         at = walker.burst(made, at, rng)

@@ -189,7 +189,7 @@ def _all_places(walker: Walker, samples: np.ndarray) -> torch.Tensor:
 
 
 def _parameters(walker: Walker) -> list[torch.nn.Parameter]:
-    return [value for name, value in walker.named_parameters() if value.requires_grad and not name.startswith("ratio")]
+    return [value for name, value in walker.named_parameters() if value.requires_grad and not name.startswith("potential")]
 
 
 def _started(samples: np.ndarray, make_encoder, described, seed: int):

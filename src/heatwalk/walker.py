@@ -3,7 +3,7 @@
     x --- encoder (frozen) --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
                                    +-- decoder     D(z)                   x' = D(z')
                                    +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', what D leaves of x
-                                   +-- ratio       log r(z), how likely a step's end is kept
+                                   +-- potential   f(z), which of several ends a step goes to
 
 Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`.
 """
@@ -19,10 +19,10 @@ from torch import nn
 from heatwalk import checkpoints, networks
 from heatwalk.errors import BadInput, Problem
 
-FORMAT = "heatwalk walker 1"
+FORMAT = "heatwalk walker 2"
 MOST_BYTES = 64 * 10**6
 _BLOCKS = 2
-_REDRAWS = 7
+DRAWS = 8  # ends that a step goes to one of
 _PASSES = 2  # of decoding and encoding at the end of a step
 _LEAST_LOG = -7.0  # of a length within: single precision knows no smaller one beside 1
 
@@ -49,12 +49,11 @@ class Walker(nn.Module):
             self.register_buffer(name, torch.zeros(length))
         for name in ("latent_scale", "scale", "noise_scale"):
             self.register_buffer(name, torch.ones(()))
-        for name in ("ratio_share", "ratio_level"):
-            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("potential_share", torch.zeros(()))
         self.covariance = _Perceptron(latent, latent * (latent + 1) // 2, description.width)
         self.decoder = _Perceptron(latent, values, description.width)
         self.noise = _Perceptron(latent, values * (1 + description.noise_rank), description.width)
-        self.ratio = _Perceptron(latent, 1, description.width)
+        self.potential = _Perceptron(latent, 1, description.width)
         self._lower = torch.tril_indices(latent, latent)
 
     def encoded(self, points: torch.Tensor) -> torch.Tensor:
@@ -120,17 +119,18 @@ def burst(walker: Walker, places: np.ndarray, rng: np.random.Generator) -> np.nd
     """(point, latent) where one step leads from latent places: z' = z + L e, x' = D(z'), and the encoder's place of x'.
 
     Decoding and encoding move a place onto the encoded surface, whose decoded points lie on that of the data. Of a wide
-    step from a surface that bends once is not enough: it is done twice (docs/decisions.md). An end is kept with a
-    probability in proportion to `ratio`, or else drawn again, up to seven times: see `law.fit_law`.
+    step from a surface that bends once is not enough: it is done twice (docs/decisions.md). Of eight ends one is taken,
+    with a probability in proportion to exp f, so that the law of the data stays: see `law.fit_law`.
     """
     with torch.inference_mode():
         latent = on(walker, places)
-        reached, settled = ends(walker, latent, rng), torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
-        for _ in range(_REDRAWS if walker.ratio_share > 0 else 0):
-            kept = (walker.ratio_share * walker.ratio(reached)[:, 0] - walker.ratio_level).clamp_max(0).exp()
-            drawn = torch.from_numpy(rng.uniform(size=len(kept)).astype(np.float32)).to(kept)
-            settled |= drawn < kept
-            reached = torch.where(settled[:, None], reached, ends(walker, latent, rng))
+        reached, best = latent, torch.full((len(latent),), -torch.inf).to(latent)
+        for _ in range(DRAWS if walker.potential_share > 0 else 1):
+            end = ends(walker, latent, rng)
+            chance = torch.from_numpy(rng.gumbel(size=len(end)).astype(np.float32)).to(end)
+            chance = chance + walker.potential_share * walker.potential(end)[:, 0]
+            reached = torch.where((chance > best)[:, None], end, reached)
+            best = torch.maximum(chance, best)
         return reached.cpu().numpy()
 
 
