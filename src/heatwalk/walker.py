@@ -1,11 +1,12 @@
 """A walker: an encoder, local covariances, a decoder and its noise, kept as safetensors and run without the data.
 
-    x --- encoder (frozen) --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
-                                   +-- decoder     D(z)                   x' = D(z')
-                                   +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', what D leaves of x
-                                   +-- potential   f(z), which of several ends a step goes to
+    x --- encoder (frozen) --- psi --- chart --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
+                                                     +-- decoder     D(z)                   x' = D(z')
+                                                     +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', left by D
+                                                     +-- potential   f(z), which of several ends a step goes to
 
-Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`.
+Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`, for diffusion
+coordinates psi; the chart makes coordinates of them in which the decoder keeps lengths, but for one factor.
 """
 
 import json
@@ -31,13 +32,10 @@ class Description(NamedTuple):
     """All that is needed to build a walker, apart from its weights."""
 
     encoder: networks.Description
+    n_latent: int  # coordinates of a place
     n_values: int  # of a point
     width: int  # of the hidden layers
     noise_rank: int  # columns of F
-
-    @property
-    def n_latent(self) -> int:
-        return self.encoder.n_components
 
 
 class Walker(nn.Module):
@@ -45,20 +43,36 @@ class Walker(nn.Module):
         super().__init__()
         self.description, (latent, values) = description, (description.n_latent, description.n_values)
         self.encoder = networks.Network(description.encoder).requires_grad_(False)
-        for name, length in (("latent_centre", latent), ("centre", values)):
+        given = description.encoder.n_components
+        for name, length in (("psi_centre", given), ("centre", values)):
             self.register_buffer(name, torch.zeros(length))
-        for name in ("latent_scale", "scale", "noise_scale"):
+        for name in ("psi_scale", "scale", "noise_scale"):
             self.register_buffer(name, torch.ones(()))
         self.register_buffer("potential_share", torch.zeros(()))
+        self.straight = nn.Linear(given, latent, bias=False)
+        self.bent = _Perceptron(given, latent, description.width)
         self.covariance = _Perceptron(latent, latent * (latent + 1) // 2, description.width)
         self.decoder = _Perceptron(latent, values, description.width)
         self.noise = _Perceptron(latent, values * (1 + description.noise_rank), description.width)
         self.potential = _Perceptron(latent, 1, description.width)
         self._lower = torch.tril_indices(latent, latent)
 
+    @property
+    def unit(self) -> float:
+        """The length in the points' units that a unit of z stands for: of both the variance is that of all values."""
+        return float(self.scale) * (self.description.n_values / self.description.n_latent) ** 0.5
+
+    def psi(self, points: torch.Tensor) -> torch.Tensor:
+        """(point, component) diffusion coordinates of points in their own units, of mean 0 and variance 1."""
+        return (self.encoder(points) - self.psi_centre) / self.psi_scale
+
+    def chart(self, psi: torch.Tensor) -> torch.Tensor:
+        """(point, latent) z."""
+        return self.straight(psi) + self.bent(psi)
+
     def encoded(self, points: torch.Tensor) -> torch.Tensor:
         """(point, latent) z of points in their own units."""
-        return (self.encoder(points) - self.latent_centre) / self.latent_scale
+        return self.chart(self.psi(points))
 
     def decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """(point, value) D(z) in the points' own units."""
@@ -138,6 +152,12 @@ def places(walker: Walker, points: np.ndarray) -> np.ndarray:
     """(point, latent) of points in their own units."""
     with torch.inference_mode():
         return walker.encoded(on(walker, points)).cpu().numpy()
+
+
+def diffusion_coordinates(walker: Walker, places: np.ndarray) -> np.ndarray:
+    """(point, component) psi of the decoded points, the slowest first."""
+    with torch.inference_mode():
+        return walker.psi(walker.decoded(on(walker, places))).cpu().numpy()
 
 
 def points_at(walker: Walker, places: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
