@@ -235,7 +235,7 @@ def digits(given) -> None:
     classifier.eval()
     started = time.perf_counter()
     options = {"steps": 8, "kept": "all", "noise": False, "epochs": given.epochs, "neighbors": given.neighbors}
-    options |= {"n_components": given.components, "latent": given.latent, "reach": given.reach}
+    options |= {"n_components": given.components, "latent": given.latent, "reach": given.reach, "batch": given.batch}
     samples = images[train].astype(np.float64)
     made = hw.random_walk(samples, n_points=2000, seeds=list(range(2000)), **options)
     decoded = points_at(made.walker, places(made.walker, samples[:2000]))
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--neighbors", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=256, help="of a walk over digits")
     parser.add_argument("--components", type=int, default=32, help="diffusion coordinates of digits")
     parser.add_argument("--latent", type=int, default=10, help="coordinates of a walk over digits")
     parser.add_argument("--reach", type=float, default=1.0, help="of its steps")

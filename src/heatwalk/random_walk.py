@@ -18,7 +18,7 @@ from heatwalk.surroundings import even
 
 _MOST_STEPS = 100  # until the walk has mixed
 _WIDTH, _NOISE_RANK = 128, 8
-_FULL_NOISE = 128  # values of a point: of more, noise has one shared direction
+_MANY = 128  # values of a point: of more, noise has one shared direction and networks are twice as wide
 _WALKED = 2**13  # walkers at a time
 
 
@@ -113,8 +113,9 @@ def _trained(samples, kind: str, of: tuple, options, common: tuple):
 
     seed, threads, device, checkpoint = common
     limits = {"seed": seed, "threads": threads, "device": device, "checkpoint": encoders.encoder_checkpoint(checkpoint)}
-    rank = min(samples.shape[1], _NOISE_RANK) if samples.shape[1] <= _FULL_NOISE else 1
-    sizes = {"n_latent": of[2], "n_values": samples.shape[1], "width": _WIDTH, "noise_rank": rank}
+    n_values, many = samples.shape[1], samples.shape[1] > _MANY
+    sizes = {"n_latent": of[2], "n_values": n_values, "width": _WIDTH * (1 + many)}
+    sizes |= {"noise_rank": 1 if many else min(n_values, _NOISE_RANK)}
 
     def make_encoder():
         return encoders.encoder(samples, kind, *of[:2], **limits)

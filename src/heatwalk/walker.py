@@ -89,9 +89,9 @@ class Walker(nn.Module):
         )
 
     def spread(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(point, value) s(z) and (point, value, rank) F(z), in the units within."""
+        """(point, value) s(z) and (point, value, rank) F(z), in the units within; none is wider than all the data."""
         made = self.noise(latent).unflatten(1, (self.description.n_values, -1))
-        return made[..., 0].clamp(_LEAST_LOG, -_LEAST_LOG).exp() * self.noise_scale, made[..., 1:] * self.noise_scale
+        return made[..., 0].clamp(_LEAST_LOG, 0).exp() * self.noise_scale, made[..., 1:].tanh() * self.noise_scale
 
 
 class _Perceptron(nn.Module):
@@ -137,15 +137,19 @@ def burst(walker: Walker, places: np.ndarray, rng: np.random.Generator) -> np.nd
     with a probability in proportion to exp f, so that the law of the data stays: see `law.fit_law`.
     """
     with torch.inference_mode():
-        latent = on(walker, places)
-        reached, best = latent, torch.full((len(latent),), -torch.inf).to(latent)
-        for _ in range(DRAWS if walker.potential_share > 0 else 1):
-            end = ends(walker, latent, rng)
-            chance = torch.from_numpy(rng.gumbel(size=len(end)).astype(np.float32)).to(end)
-            chance = chance + walker.potential_share * walker.potential(end)[:, 0]
-            reached = torch.where((chance > best)[:, None], end, reached)
-            best = torch.maximum(chance, best)
-        return reached.cpu().numpy()
+        return chosen(walker, drawn_ends(walker, on(walker, places), rng), rng).cpu().numpy()
+
+
+def drawn_ends(walker: Walker, latent: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """(point, draw, latent) the ends that a step goes to one of: eight, or one where all would be alike."""
+    return torch.stack([ends(walker, latent, rng) for _ in range(DRAWS if walker.potential_share > 0 else 1)], dim=1)
+
+
+def chosen(walker: Walker, reached: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """(point, latent) one of the ends of each, with a probability in proportion to exp f."""
+    chance = torch.from_numpy(rng.gumbel(size=reached.shape[:2]).astype(np.float32)).to(reached)
+    best = (chance + walker.potential_share * walker.potential(reached)[..., 0]).argmax(1)
+    return reached[torch.arange(len(reached), device=reached.device), best]
 
 
 def places(walker: Walker, points: np.ndarray) -> np.ndarray:
