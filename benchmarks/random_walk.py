@@ -17,6 +17,7 @@ the days that cells near a walk from day 0 are of, by step.
 """
 
 import argparse
+import resource
 import time
 
 import numpy as np
@@ -144,7 +145,8 @@ def walks(given) -> None:
             rng = np.random.default_rng([seed, 97])
             samples, fresh = draw(given.samples, rng), draw(1000, rng)
             samples += NOISE * rng.normal(size=samples.shape)
-            options = {"n_components": 8, "latent": 8, "neighbors": 85, "reach": 4.0, "epochs": given.epochs, **own}
+            options = {"n_components": 8, "latent": 8, "neighbors": 85, "reach": 4.0, "epochs": given.epochs}
+            options |= {"encoder": given.encoder, **own}
             started = time.perf_counter()
             made = hw.random_walk(samples, seeds=[0], steps=20, kept="all", noise=False, seed=seed, **options)
             seconds = time.perf_counter() - started
@@ -225,8 +227,9 @@ def digits(given) -> None:
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, 10))
     optimiser = torch.optim.Adam(classifier.parameters(), 1e-3)
-    values, wanted = torch.from_numpy(images[given.images :]), torch.from_numpy(labels[given.images :].astype(np.int64))
-    for _ in range(5):  # on images that the walk never sees
+    others = slice(0 if given.images == 60_000 else given.images, None)  # on images that the walk never sees, if any
+    values, wanted = torch.from_numpy(images[others]), torch.from_numpy(labels[others].astype(np.int64))
+    for _ in range(5):
         for rows in torch.randperm(len(values)).split(128):
             loss = nn.functional.cross_entropy(classifier(values[rows]), wanted[rows])
             optimiser.zero_grad()
@@ -235,7 +238,8 @@ def digits(given) -> None:
     classifier.eval()
     started = time.perf_counter()
     options = {"steps": 8, "kept": "all", "noise": False, "epochs": given.epochs, "neighbors": given.neighbors}
-    options |= {"n_components": given.components, "latent": given.latent, "reach": given.reach, "batch": given.batch}
+    options |= {"n_components": given.components, "latent": given.latent, "reach": given.reach}
+    options |= {"batch": given.batch, "encoder": given.encoder}
     samples = images[train].astype(np.float64)
     made = hw.random_walk(samples, n_points=2000, seeds=list(range(2000)), **options)
     decoded = points_at(made.walker, places(made.walker, samples[:2000]))
@@ -249,7 +253,8 @@ def digits(given) -> None:
     kept = found == labels[made.seeds]
     for step in range(1, 9):
         print(f"| {step} | {100 * kept[made.step == step].mean():.1f} |")
-    print(f"{time.perf_counter() - started:.0f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{time.perf_counter() - started:.0f} s, {peak:.2f} GiB at most")
     if given.picture:
         walked = [made.points[made.step == step][:400:20] for step in range(1, 9)]
         show(given.picture, np.stack([samples[:400:20], decoded[:400:20], *walked]).reshape(10, -1, 28, 28))
@@ -324,6 +329,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--neighbors", type=int, default=16)
+    parser.add_argument("--encoder", default="deep_diffusion_map", help="of walks and digits; or spectralnet")
     parser.add_argument("--batch", type=int, default=256, help="of a walk over digits")
     parser.add_argument("--components", type=int, default=32, help="diffusion coordinates of digits")
     parser.add_argument("--latent", type=int, default=10, help="coordinates of a walk over digits")

@@ -230,4 +230,11 @@ def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
 
 def _unfit(where: str, error: Exception) -> BadInput:
     cause = f"has a description or weights that cannot be used ({error})"
-    return BadInput(Problem("HW-RW-010", where, cause, "use the two files that were written together"))
+    return BadInput(
+        Problem(
+            "HW-RW-010",
+            where,
+            cause,
+            "use the two files that were written together, or make them again with this version",
+        )
+    )
