@@ -132,7 +132,7 @@ def surface(name: str):
         return loop, lambda points: tree.query(points)[0], {"n_components": 4, "latent": 4, "reach": 10.0}
     if name == "sphere":
         return sphere, lambda points: np.abs(np.linalg.norm(points, axis=1) - 1), {"n_components": 3, "latent": 3}
-    return torus, lambda points: np.abs(np.hypot(np.hypot(*points[:, :2].T) - 2, points[:, 2]) - 1), {}
+    return torus, lambda points: np.abs(np.hypot(np.hypot(*points[:, :2].T) - 2, points[:, 2]) - 1), {"reach": 10.0}
 
 
 def walks(given) -> None:

@@ -230,7 +230,7 @@ def test_spectralnet_finds_the_coordinates_of_a_sphere(monkeypatch):
 def test_groups_far_apart_are_told_apart_and_shares_kept():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2)) + np.repeat([[0, 0], [40, 0]], [300, 100], axis=0)
-    found = hw.random_walk(points, **{**SMALL, "n_components": 12, "epochs": 8, "neighbors": 12, "n_points": 400})
+    found = hw.random_walk(points, n_components=12, latent=6, epochs=10, neighbors=12, batch=96, n_points=400)
     right = found.points[:, 0] > 20
     assert right.mean() == pytest.approx(0.25, abs=0.02)
     centre = np.where(right, 40, 0)

@@ -19,7 +19,7 @@ _RESOLUTION = 1e-4  # variance within that the encoder's places are sure of, of 
 _FLOOR = 1e-3  # of the mean eigenvalue of a local covariance, added to all: it may have fewer than dimensions
 _COINCIDE = 1e-8  # local variance within, of 1: cells at one place
 _TINY = 1e-12  # squared error of points that are given back exactly
-_STRETCH = 5.0  # weight of the stretch beside the logarithm of what is left of points
+_STRETCH = 10.0  # weight of the stretch beside the logarithm of what is left of points
 _CHECKED, _CHECKED_AT_LEAST, _CHECKED_AT_MOST = 0.1, 20, 2000  # points that the size of the noise is fitted to
 _ENCODED = 2**13  # at a time
 
