@@ -9,7 +9,8 @@
 
 Kernels alone are the score of a mixture; noise makes them wider and takes their tails, as it does to a normal law whose
 width is random. The trunk gives what curvature and the data add. All is made in the Euclidean space that the points lie
-in, and projected to the tangent space. Where kernels lie at samples, what is learnt from a sample leaves out its own.
+in, and projected to the tangent space. Where kernels lie at samples, what is learnt from a sample leaves out its own
+and the widths that it gave to others.
 """
 
 import json
@@ -55,6 +56,9 @@ class ScoreNetwork(nn.Module):
         self.register_buffer("units", torch.ones(m, 1))
         self.moves = nn.Parameter(torch.zeros(m, values))
         self.log_widths, self.biases = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(m))
+        # Of training alone, where kernels lie at samples: those whose widths each sample made, and these without it.
+        self.register_buffer("near", None, persistent=False)
+        self.register_buffer("log_widths_without", None, persistent=False)
         times = 2 * _FREQUENCIES
         self.register_buffer("log_tail", torch.tensor(-10.0))
         self.tail, self.stretch = nn.Parameter(torch.zeros(())), nn.Linear(times, 1)
@@ -98,7 +102,7 @@ class ScoreNetwork(nn.Module):
     def forward(self, x: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
         """(point, value) sigma times the score at (point, value) real points, log_sigma (point,) or (1,).
 
-        own: (point,) number of the kernel that each point does without.
+        own: (point,) number of the kernel whose sample each point does without.
         """
         at, times = self.embedded(x), self._times(log_sigma)
         pulled = log_sigma.exp()[:, None] * self._pulled(at, log_sigma, own)
@@ -117,9 +121,15 @@ class ScoreNetwork(nn.Module):
     def _pulled(self, at: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """(point, n_embedded) the score of the mixture of kernels."""
         levels, which = torch.unique(log_sigma, return_inverse=True)
-        steepness, power, constant, precision = (
-            table if len(levels) == 1 else table[which] for table in self._kernels(levels)
-        )
+        tables = self._kernels(levels, self.log_widths)
+        which = which.expand(len(at))
+        if len(levels) > 1 or own is not None:
+            tables = [table[which] for table in tables]
+        if own is not None and self.near is not None:
+            near = self.near[own]
+            others = self._kernels(levels, self.log_widths_without)
+            tables = [a.scatter(1, near, b[which[:, None], near]) for a, b in zip(tables, others, strict=True)]
+        steepness, power, constant, precision = tables
         # In single precision squares of small distances are lost, and with them small noise.
         places, wide = self.places, (at.double(), self.places.double())
         squares = ((part**2).sum(1) for part in wide)
@@ -133,13 +143,13 @@ class ScoreNetwork(nn.Module):
         weights = shares * precision / (1 + farther)
         return weights @ places - weights.sum(1, keepdim=True) * at
 
-    def _kernels(self, levels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _kernels(self, levels: torch.Tensor, log_widths: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(level, prototype) e, p, c, f of log k = c - p log(1 + e |x - c_j|^2), grad = f (c_j - x) / (1 + ...).
 
         e = slope / (n v), p = (n + d) / 2, and c has Stirling's formula for the gamma functions.
         """
         half, slope = self.space.dimension / 2, self.space.slope
-        own = torch.exp(2 * (self.log_widths + _QUICK * self.stretch(self._times(levels))))
+        own = torch.exp(2 * (log_widths + _QUICK * self.stretch(self._times(levels))))
         precision = (torch.exp(2 * levels)[:, None] + own).reciprocal()
         tail = (own * precision) ** 2 * torch.exp(self.log_tail + _QUICK * self.tail)
         a = 0.5 / tail
