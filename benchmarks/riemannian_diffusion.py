@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
 from heatwalk import score_flow, score_matching
@@ -85,7 +86,7 @@ def _is_number(text: str) -> bool:
 
 def adaptive(known: np.ndarray, points: np.ndarray, how: tuple[int, float]) -> np.ndarray:
     neighbour, factor = how
-    apart = np.sort(np.arccos(np.clip(known @ known.T, -1, 1)), axis=1)[:, neighbour]
+    apart = 2 * np.arcsin(cKDTree(known).query(known, neighbour + 1)[0][:, -1] / 2)
     kappa = 1 / np.maximum(factor * apart, 1e-4) ** 2
     logs = kappa * (points @ known.T - 1) + np.log(kappa / (2 * np.pi * -np.expm1(-2 * kappa)))
     return logsumexp(logs, axis=1) - np.log(len(known))
