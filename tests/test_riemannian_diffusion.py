@@ -185,6 +185,18 @@ def test_kernels_are_the_score_of_the_students_mixture_that_they_say(space):
         torch.testing.assert_close(without[row], others(y[row : row + 1], u)[0], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("space", [Sphere(2), Torus(3), SO3(), Power(SU(2), (2,))], ids=repr)
+def test_kernels_that_are_not_learnt_have_the_derivatives_of_those_that_are(space):
+    network, found = kernel_network(space, 6), []
+    y = score_network.as_real(torch.from_numpy(space.random_point(np.random.default_rng(1), 5)))
+    for learnt in (True, False):
+        network.requires_grad_(learnt)
+        x = y.clone().requires_grad_()
+        made = network(x, torch.tensor([np.log(0.3)]))
+        found.append((made.detach(), tangents.divergence(space, x, made).detach()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
 def test_what_is_learnt_from_a_sample_has_kernels_as_if_it_had_never_been():
     samples = Sphere(2).random_point(np.random.default_rng(0), 60)
     found = kernels(samples, dimension=2, least=1e-8)

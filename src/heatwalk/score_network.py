@@ -129,19 +129,9 @@ class ScoreNetwork(nn.Module):
             near = self.near[own]
             others = self._kernels(levels, self.log_widths_without)
             tables = [a.scatter(1, near, b[which[:, None], near]) for a, b in zip(tables, others, strict=True)]
-        steepness, power, constant, precision = tables
-        # In single precision squares of small distances are lost, and with them small noise.
-        places, wide = self.places, (at.double(), self.places.double())
-        squares = ((part**2).sum(1) for part in wide)
-        square = torch.addmm(next(squares)[:, None] + next(squares), wide[0], wide[1].T, alpha=-2).clamp_min(0).to(at)
-        farther = square * steepness
-        logs = constant - power * farther.log1p()
-        if own is not None:
-            logs = logs.scatter(1, own[:, None], -torch.inf)
-        # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
-        shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
-        weights = shares * precision / (1 + farther)
-        return weights @ places - weights.sum(1, keepdim=True) * at
+        if own is None and not any(part.requires_grad for part in (*tables, self.places)):
+            return _Pulled.apply(at, self.places, *tables, self.space.slope)
+        return _pulled(at, self.places, tables, own)[0]
 
     def _kernels(self, levels: torch.Tensor, log_widths: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(level, prototype) e, p, c, f of log k = c - p log(1 + e |x - c_j|^2), grad = f (c_j - x) / (1 + ...).
@@ -156,6 +146,48 @@ class ScoreNetwork(nn.Module):
         power = a + half
         constant = (power - 0.5) * torch.log1p(half / a) + (1 / power - 1 / a) / 12 + half * precision.log()
         return slope * tail * precision, power, self.biases + constant, (1 + 2 * half * tail) * precision
+
+
+def _pulled(at, places, tables, own=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(point, n_embedded) the score of kernels at places, their weights and 1 / (1 + e |x - c|^2)."""
+    steepness, power, constant, precision = tables
+    # In single precision squares of small distances are lost, and with them small noise.
+    wide = (at.double(), places.double())
+    squares = ((part**2).sum(1) for part in wide)
+    square = torch.addmm(next(squares)[:, None] + next(squares), wide[0], wide[1].T, alpha=-2).clamp_min(0).to(at)
+    farther = square * steepness
+    logs = constant - power * farther.log1p()
+    if own is not None:
+        logs = logs.scatter(1, own[:, None], -torch.inf)
+    # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
+    shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
+    nearness = 1 / (1 + farther)
+    weights = shares * precision * nearness
+    return weights @ places - weights.sum(1, keepdim=True) * at, weights, nearness
+
+
+class _Pulled(torch.autograd.Function):
+    """The same of kernels that are not learnt, with the derivative along u in fewer sums than a graph needs.
+
+    S = sum_j m_j (c_j - x),  m_j = share of j times f_j / (1 + e_j |x - c_j|^2),  q_j = m_j u' (c_j - x)
+    u' dS/dx = sum_j w_j (c_j - x) - u sum_j m_j,  w_j = q_j (slope f_j + 2 e_j) / (1 + ...) - slope m_j sum_i q_i
+    """
+
+    @staticmethod
+    def forward(ctx, at, places, steepness, power, constant, precision, slope):
+        made, weights, nearness = _pulled(at, places, (steepness, power, constant, precision))
+        ctx.save_for_backward(at, places, weights, nearness * (slope * precision + 2 * steepness))
+        ctx.slope = slope
+        return made
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, u):
+        at, places, weights, slopes = ctx.saved_tensors
+        along = torch.addmm(-(u * at).sum(1, keepdim=True), u, places.T) * weights
+        found = along * slopes - ctx.slope * along.sum(1, keepdim=True) * weights
+        pull = found @ places - found.sum(1, keepdim=True) * at - weights.sum(1, keepdim=True) * u
+        return pull, *(None,) * 6
 
 
 def as_real(points: torch.Tensor) -> torch.Tensor:
