@@ -380,10 +380,12 @@ def test_the_losses_have_the_same_gradient_in_expectation():
     assert given.points.dtype == np.float32
 
 
-def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(tmp_path, monkeypatch):
+@pytest.mark.parametrize("prototypes", [48, 1024])
+def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(prototypes, tmp_path, monkeypatch):
+    small = {**SMALL, "prototypes": prototypes}
     points, state = Mixture(Sphere(3), 0.2).draw(300, 0), torch.get_rng_state()
-    first = hw.riemannian_diffusion(points, space=Sphere(3), threads=1, **SMALL)
-    second = hw.riemannian_diffusion(points, space=Sphere(3), threads=3, **SMALL)
+    first = hw.riemannian_diffusion(points, space=Sphere(3), threads=1, **small)
+    second = hw.riemannian_diffusion(points, space=Sphere(3), threads=3, **small)
     assert torch.equal(state, torch.get_rng_state())
     file, kept = tmp_path / "a.checkpoint", score_matching.checkpoints.keep
     calls = itertools.count()
@@ -395,10 +397,10 @@ def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(tmp_path
 
     monkeypatch.setattr(score_matching.checkpoints, "keep", stopping)
     with pytest.raises(KeyboardInterrupt):
-        hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **SMALL)
+        hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **small)
     monkeypatch.undo()
     assert file.exists()
-    third = hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **SMALL)
+    third = hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **small)
     assert not file.exists()
     for other in (second, third):
         for name in first._fields:
