@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
 from heatwalk import score_flow, score_matching
@@ -85,7 +86,7 @@ def _is_number(text: str) -> bool:
 
 def adaptive(known: np.ndarray, points: np.ndarray, how: tuple[int, float]) -> np.ndarray:
     neighbour, factor = how
-    apart = np.sort(np.arccos(np.clip(known @ known.T, -1, 1)), axis=1)[:, neighbour]
+    apart = 2 * np.arcsin(cKDTree(known).query(known, neighbour + 1)[0][:, -1] / 2)
     kappa = 1 / np.maximum(factor * apart, 1e-4) ** 2
     logs = kappa * (points @ known.T - 1) + np.log(kappa / (2 * np.pi * -np.expm1(-2 * kappa)))
     return logsumexp(logs, axis=1) - np.log(len(known))
@@ -98,6 +99,7 @@ def earth(given) -> None:
         points, rows, seconds = sphere.embed(values), {}, 0.0
         for seed in range(given.first, given.first + given.seeds):
             train, chosen, test = (points[part] for part in parts(len(points), seed))
+            test = test[: given.tested]
             kappa = densities.best(
                 lambda at, width, train=train: densities.von_mises_fisher(train, at, width),
                 np.geomspace(3, 1e6, 50),
@@ -343,7 +345,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="seed of earth")
     parser.add_argument("--angles", default="2,3,4,5,6", help="of torsions")
-    parser.add_argument("--tested", type=int, default=1000, help="points of either side, of sphere and cells")
+    parser.add_argument("--tested", type=int, default=1000, help="points, at most; of either side, of sphere and cells")
     parser.add_argument("--points", type=int, default=5000)
     parser.add_argument("--prototypes", type=int, default=16384)
     parser.add_argument("--width", type=int, default=128)

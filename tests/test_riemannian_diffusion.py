@@ -3,11 +3,13 @@
 import copy
 import itertools
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 import heatwalk as hw
@@ -16,6 +18,7 @@ from heatwalk.spaces import SO3, SU, Euclidean, Grassmannian, Power, Product, Sp
 torch = pytest.importorskip("torch")
 
 from heatwalk import score_flow, score_matching, score_network, tangents  # noqa: E402 - torch may be absent
+from heatwalk.mixture import kernels  # noqa: E402
 
 SMALL = {"prototypes": 48, "width": 32, "batch": 64, "epochs": 3, "n_points": 100}
 SPACES = [Sphere(2), Sphere(5), Torus(2), SO3(), SU(2), SU(3), Grassmannian(2, 4), Power(SO3(), (2,))]
@@ -182,6 +185,56 @@ def test_kernels_are_the_score_of_the_students_mixture_that_they_say(space):
         torch.testing.assert_close(without[row], others(y[row : row + 1], u)[0], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("space", [Sphere(2), Torus(3), SO3(), Power(SU(2), (2,))], ids=repr)
+def test_kernels_that_are_not_learnt_have_the_derivatives_of_those_that_are(space):
+    network, found = kernel_network(space, 6), []
+    y = score_network.as_real(torch.from_numpy(space.random_point(np.random.default_rng(1), 5)))
+    for learnt in (True, False):
+        network.requires_grad_(learnt)
+        x = y.clone().requires_grad_()
+        made = network(x, torch.tensor([np.log(0.3)]))
+        found.append((made.detach(), tangents.divergence(space, x, made).detach()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_learnt_from_a_sample_has_kernels_as_if_it_had_never_been():
+    samples = Sphere(2).random_point(np.random.default_rng(0), 60)
+    found = kernels(samples, dimension=2, least=1e-8)
+    apart = cdist(samples, samples)
+    network = kernel_network(Sphere(2), 60)
+    with torch.no_grad():
+        network.origins.copy_(torch.from_numpy(samples))
+        network.log_widths.copy_(torch.from_numpy(np.log(found.variances) / 2))
+    network.near, network.log_widths_without = (torch.from_numpy(a) for a in (found.near, np.log(found.without) / 2))
+    y, u = torch.from_numpy(samples[:5]), torch.tensor([np.log(0.1)])
+    without = network(y, u, torch.arange(5))
+    for own in range(5):
+        others = np.sort(np.delete(apart, own, axis=1), axis=1)  # from each to others, itself first
+        variances = found.variances.copy()
+        variances[found.near[own]] = found.without[found.near[own]]
+        ratios = [np.delete(variances / others[:, k] ** 2, own) for k in (1, 2, 3, 5, 10)]
+        assert min(np.ptp(ratio) / ratio.mean() for ratio in ratios) < 1e-4
+        alone = copy.deepcopy(network)
+        with torch.no_grad():
+            alone.biases[own] = -1e3
+            alone.log_widths.copy_(torch.from_numpy(np.log(variances) / 2))
+        torch.testing.assert_close(without[own], alone(y[own : own + 1], u)[0], rtol=1e-6, atol=1e-8)
+
+
+def test_kernels_are_chosen_by_samples_that_they_do_not_know(caplog):
+    samples = Mixture(Sphere(2), 0.1).draw(120, 1)
+    with caplog.at_level(logging.INFO, "heatwalk"):
+        kernels(samples, dimension=2, least=1e-8)
+    level, factor, k, n = map(float, re.findall(r"kernels: (\S+) .*; (\S+) .*neighbour (\d+), (\d+)", caplog.text)[0])
+    levels = []
+    for own, sample in enumerate(samples):
+        known = np.delete(samples, own, axis=0)
+        scale = n * factor**2 * np.sort(cdist(known, known), axis=1)[:, int(k)] ** 2 / 2
+        logs = -np.log(np.pi * scale) + np.log(n / 2) - (n / 2 + 1) * np.log1p(((known - sample) ** 2).sum(1) / scale)
+        levels.append(logsumexp(logs) - np.log(119))
+    assert abs(np.mean(levels) - level) < 1e-3
+
+
 def test_small_distances_count_in_single_precision():
     network = kernel_network(Sphere(2), 1)
     with torch.no_grad():
@@ -327,10 +380,12 @@ def test_the_losses_have_the_same_gradient_in_expectation():
     assert given.points.dtype == np.float32
 
 
-def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(tmp_path, monkeypatch):
+@pytest.mark.parametrize("prototypes", [48, 1024])
+def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(prototypes, tmp_path, monkeypatch):
+    small = {**SMALL, "prototypes": prototypes}
     points, state = Mixture(Sphere(3), 0.2).draw(300, 0), torch.get_rng_state()
-    first = hw.riemannian_diffusion(points, space=Sphere(3), threads=1, **SMALL)
-    second = hw.riemannian_diffusion(points, space=Sphere(3), threads=3, **SMALL)
+    first = hw.riemannian_diffusion(points, space=Sphere(3), threads=1, **small)
+    second = hw.riemannian_diffusion(points, space=Sphere(3), threads=3, **small)
     assert torch.equal(state, torch.get_rng_state())
     file, kept = tmp_path / "a.checkpoint", score_matching.checkpoints.keep
     calls = itertools.count()
@@ -342,10 +397,10 @@ def test_same_seed_same_bytes_on_any_number_of_threads_and_after_a_stop(tmp_path
 
     monkeypatch.setattr(score_matching.checkpoints, "keep", stopping)
     with pytest.raises(KeyboardInterrupt):
-        hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **SMALL)
+        hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **small)
     monkeypatch.undo()
     assert file.exists()
-    third = hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **SMALL)
+    third = hw.riemannian_diffusion(points, space=Sphere(3), checkpoint=file, **small)
     assert not file.exists()
     for other in (second, third):
         for name in first._fields:

@@ -14,6 +14,7 @@ _WIDTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # times how far apart places
 _ROUNDS = 20
 _MOST, _TESTED = 20_000, 1000  # samples that it is fitted to, and left out that say when it is best
 _ROWS = 256  # at a time
+_PAIRS = 2**24  # of samples left out and kernels
 _NEAREST = (1, 2, 3, 5, 10)  # neighbours whose distance is the width of a kernel, but for a factor
 _FACTORS = (0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TURNS = 2
@@ -24,6 +25,15 @@ class Mixture(NamedTuple):
     places: np.ndarray  # (component, value)
     variances: np.ndarray  # (component,), in every direction
     shares: np.ndarray  # (component,), of sum 1
+
+
+class Kernels(NamedTuple):
+    """A round Student's law around every sample."""
+
+    variances: np.ndarray  # (sample,), in every direction
+    freedom: float
+    near: np.ndarray  # (sample, most) the kernels whose widths a sample has made, then its own
+    without: np.ndarray  # (sample,) variances of kernels without one of the samples that made them
 
 
 def mixture(
@@ -51,33 +61,67 @@ def mixture(
     return best
 
 
-def kernels(
-    samples: np.ndarray, left: np.ndarray, *, dimension: int, least: float, seed: int = 0, threads: int | None = None
-) -> tuple[Mixture, float]:
+def kernels(samples: np.ndarray, *, dimension: int, least: float, seed: int = 0, threads: int | None = None) -> Kernels:
     """A round Student's law around every sample, and their degrees of freedom n: a kernel density estimate.
 
         log k = log Gamma((n+d)/2) - log Gamma(n/2) - d/2 log(pi n v_j) - (n+d)/2 log(1 + |x - c_j|^2 / (n v_j))
 
     v_j is `factor` times the distance to the `k`-th other sample, squared and over d, or `least`. k, factor and n are
-    what makes the samples left out most likely, one varied after the other.
+    what makes samples most likely, each by an estimate that never saw it: its own kernel is left out, and kernels that
+    have it among their k are as wide as the next sample is far. One is varied after the other.
     """
-    left, k_most = left[:_TESTED], min(_NEAREST[-1], len(samples) - 1)
-    apart = np.asarray(neighbors(samples, n_neighbors=k_most, seed=seed, threads=threads).distances[:], np.float64)
-    shares = np.full(len(samples), 1 / len(samples))
+    most = max(1, min(_NEAREST[-1], len(samples) - 2))
+    found = neighbors(samples, n_neighbors=min(most + 1, len(samples) - 1), seed=seed, threads=threads)
+    indices, apart = (np.asarray(part[:]) for part in (found.indices, found.distances.astype(np.float64)))
+    fewer = min(len(samples), _TESTED, max(100, _PAIRS // len(samples)))
+    rows = np.sort(np.random.default_rng([seed, 38]).permutation(len(samples))[:fewer])
+    square = cdist(samples[rows], samples, "sqeuclidean")
+    square[np.arange(len(rows)), rows] = np.inf
 
-    def at(k: int, factor: float, freedom: float) -> tuple[Mixture, float]:
-        wide = (factor * apart[:, min(k, k_most) - 1]) ** 2 / dimension
-        return Mixture(samples, np.maximum(wide, least), shares), freedom
+    def at(k: int, factor: float, freedom: float) -> Kernels:
+        k = min(k, most)
+        wide, without = ((factor * apart[:, min(at, apart.shape[1]) - 1]) ** 2 / dimension for at in (k, k + 1))
+        return Kernels(np.maximum(wide, least), freedom, _reversed(indices[:, :k]), np.maximum(without, least))
 
     chosen, level = [3, 0.7, 2.0], -np.inf
     for _ in range(_TURNS):
         for place, values in enumerate((_NEAREST, _FACTORS, _FREEDOMS)):
             tried = [(*chosen[:place], value, *chosen[place + 1 :]) for value in values]
-            levels = [_likely(at(*one)[0], left, dimension, one[2]) for one in tried]
+            levels = [_left_out(at(*one), square, rows, dimension) for one in tried]
             chosen, level = list(tried[int(np.argmax(levels))]), max(levels)
     text = "%d kernels: %.3f a sample left out; %.2g of the distance to neighbour %d, %g degrees of freedom"
     log.info(text, len(samples), level, chosen[1], chosen[0], chosen[2])
     return at(*chosen)
+
+
+def _reversed(indices: np.ndarray) -> np.ndarray:
+    """(sample, most) those that have a sample among their (sample, k) nearest; itself where there are no more.
+
+    >>> _reversed(np.array([[1], [2], [1]])).tolist()
+    [[0, 0], [0, 2], [1, 2]]
+    """
+    count, k = indices.shape
+    order = np.argsort(indices.ravel(), kind="stable")
+    whose, of = order // k, indices.ravel()[order]
+    place = np.arange(len(of)) - np.searchsorted(of, np.arange(count))[of]
+    made = np.repeat(np.arange(count)[:, None], place.max() + 1, axis=1)
+    made[of, place] = whose
+    return made
+
+
+def _left_out(of: Kernels, square: np.ndarray, rows: np.ndarray, dimension: int) -> float:
+    """Mean log-density of samples, each without what it gave; square: (row, sample), infinite at themselves."""
+
+    def logs(block: slice) -> np.ndarray:
+        near = of.near[rows[block]]
+        variances = np.repeat(of.variances[None], len(near), axis=0)
+        np.put_along_axis(variances, near, of.without[near], axis=1)
+        power, scale = (of.freedom + dimension) / 2, of.freedom * variances
+        constant = gammaln(power) - gammaln(of.freedom / 2) - dimension / 2 * np.log(np.pi * scale)
+        return constant - power * np.log1p(square[block] / scale)
+
+    blocks = compute.blocks(len(rows), _ROWS)
+    return float(np.concatenate([logsumexp(logs(block), axis=1) for block in blocks]).mean() - np.log(len(of.near) - 1))
 
 
 def _logs(of: Mixture, points: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,20 +131,10 @@ def _logs(of: Mixture, points: np.ndarray, dimension: int) -> tuple[np.ndarray, 
     return constant - square / (2 * of.variances), square
 
 
-def _student(of: Mixture, points: np.ndarray, dimension: int, n: float) -> np.ndarray:
-    power, scale = (n + dimension) / 2, n * of.variances
-    constant = np.log(of.shares) - dimension / 2 * np.log(np.pi * scale) + gammaln(power) - gammaln(n / 2)
-    return constant - power * np.log1p(cdist(points, of.places, "sqeuclidean") / scale)
-
-
-def _likely(of: Mixture, points: np.ndarray, dimension: int, freedom: float | None = None) -> float:
-    """Mean logarithm of the density of normal laws, or of Student's."""
-
-    def logs(rows: slice) -> np.ndarray:
-        return _student(of, points[rows], dimension, freedom) if freedom else _logs(of, points[rows], dimension)[0]
-
+def _likely(of: Mixture, points: np.ndarray, dimension: int) -> float:
+    """Mean logarithm of the density."""
     blocks = compute.blocks(len(points), _ROWS)
-    return float(np.concatenate([logsumexp(logs(rows), axis=1) for rows in blocks]).mean())
+    return float(np.concatenate([logsumexp(_logs(of, points[rows], dimension)[0], axis=1) for rows in blocks]).mean())
 
 
 def _round(of: Mixture, samples: np.ndarray, dimension: int, least: float) -> Mixture:

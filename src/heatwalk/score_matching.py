@@ -31,6 +31,7 @@ _CHECKED = 16384  # noised points on which the loss is compared from epoch to ep
 _CLIPPED = 10.0  # norm of a gradient
 _BETWEEN = 3  # prototypes whose distance is the width of one
 _LEAST_SHARE = 1e-6  # of a prototype
+_WITHOUT = ("near", "log_widths_without")
 
 
 class Options(NamedTuple):
@@ -124,8 +125,9 @@ def trained(
 ) -> Trained:
     """A network trained on all but a share of the samples.
 
-    As many prototypes as these leave are kernels at all of them, and what is learnt from a sample leaves its own out:
-    else a kernel at the sample would be all that there is to learn. Fewer are a mixture, and learnt.
+    As many prototypes as these leave are kernels at all of them, and what is learnt from a sample leaves its own out,
+    and the widths that it gave to others: else a kernel at the sample would be all that there is to learn. Fewer are a
+    mixture, and learnt.
 
     The denoising loss on what is left out chooses the epoch, or the beginning, whatever the objective. Noise is drawn
     ahead on other threads, by a generator for each epoch; the network is trained on one. A run goes on from a
@@ -210,7 +212,7 @@ def _compared(network: ScoreNetwork, weights: dict[str, torch.Tensor], checked: 
 
 
 def _started(samples, left, space: Space, described: Description, seed: int, threads: int | None) -> State:
-    """Prototypes at all samples, or by a mixture that begins at some; samples left out say what is best."""
+    """Prototypes at all samples, or by a mixture that begins at some, and that samples left out choose."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ScoreNetwork(described)
@@ -218,8 +220,11 @@ def _started(samples, left, space: Space, described: Description, seed: int, thr
     known, tested = (scale * network.embedded(as_real(torch.from_numpy(part))).numpy() for part in (samples, left))
     limits = {"dimension": space.dimension, "least": described.sigma_min**2}
     if described.prototypes == len(samples):
-        begun, freedom = kernels(known, tested, seed=seed, threads=threads, **limits)
-        network.log_tail.fill_(-np.log(freedom))
+        found = kernels(known, seed=seed, threads=threads, **limits)
+        begun = Mixture(known, found.variances, np.full(len(known), 1 / len(known)))
+        network.log_tail.fill_(-np.log(found.freedom))
+        network.near = torch.from_numpy(found.near)
+        network.log_widths_without = torch.from_numpy(np.log(found.without) / 2).float()
     else:
         begun = _few(known, tested, described, limits, np.random.default_rng([seed, 35]))
     with torch.no_grad():
@@ -264,6 +269,8 @@ def _save(checkpoint: Path | None, key: str, state: State, optimiser) -> None:
     tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64).reshape(-1, 2)
     for part, weights in (("network", state.network.state_dict()), ("mean", state.mean), ("best", state.best)):
         tensors |= {f"{part}.{name}": value for name, value in weights.items()}
+    if state.network.near is not None:
+        tensors |= {name: getattr(state.network, name) for name in _WITHOUT}
     checkpoints.keep(checkpoint, key, tensors)
 
 
@@ -278,6 +285,8 @@ def _resumed(checkpoint: Path | None, key: str, described: Description) -> tuple
     parts = ("network.", "mean.", "best.")
     weights = [{n.removeprefix(part): v for n, v in tensors.items() if n.startswith(part)} for part in parts]
     network.load_state_dict(weights[0])
+    for name in _WITHOUT:
+        setattr(network, name, tensors.get(name))
     losses = [tuple(pair) for pair in tensors["losses"].tolist()]
     log.info("riemannian_diffusion: going on after epoch %d", len(losses))
     return State(network, weights[1], weights[2], losses), tensors

@@ -9,7 +9,8 @@
 
 Kernels alone are the score of a mixture; noise makes them wider and takes their tails, as it does to a normal law whose
 width is random. The trunk gives what curvature and the data add. All is made in the Euclidean space that the points lie
-in, and projected to the tangent space. Where kernels lie at samples, what is learnt from a sample leaves out its own.
+in, and projected to the tangent space. Where kernels lie at samples, what is learnt from a sample leaves out its own
+and the widths that it gave to others.
 """
 
 import json
@@ -55,6 +56,9 @@ class ScoreNetwork(nn.Module):
         self.register_buffer("units", torch.ones(m, 1))
         self.moves = nn.Parameter(torch.zeros(m, values))
         self.log_widths, self.biases = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(m))
+        # Of training alone, where kernels lie at samples: those whose widths each sample made, and these without it.
+        self.register_buffer("near", None, persistent=False)
+        self.register_buffer("log_widths_without", None, persistent=False)
         times = 2 * _FREQUENCIES
         self.register_buffer("log_tail", torch.tensor(-10.0))
         self.tail, self.stretch = nn.Parameter(torch.zeros(())), nn.Linear(times, 1)
@@ -98,7 +102,7 @@ class ScoreNetwork(nn.Module):
     def forward(self, x: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
         """(point, value) sigma times the score at (point, value) real points, log_sigma (point,) or (1,).
 
-        own: (point,) number of the kernel that each point does without.
+        own: (point,) number of the kernel whose sample each point does without.
         """
         at, times = self.embedded(x), self._times(log_sigma)
         pulled = log_sigma.exp()[:, None] * self._pulled(at, log_sigma, own)
@@ -117,35 +121,73 @@ class ScoreNetwork(nn.Module):
     def _pulled(self, at: torch.Tensor, log_sigma: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """(point, n_embedded) the score of the mixture of kernels."""
         levels, which = torch.unique(log_sigma, return_inverse=True)
-        steepness, power, constant, precision = (
-            table if len(levels) == 1 else table[which] for table in self._kernels(levels)
-        )
-        # In single precision squares of small distances are lost, and with them small noise.
-        places, wide = self.places, (at.double(), self.places.double())
-        squares = ((part**2).sum(1) for part in wide)
-        square = torch.addmm(next(squares)[:, None] + next(squares), wide[0], wide[1].T, alpha=-2).clamp_min(0).to(at)
-        farther = square * steepness
-        logs = constant - power * farther.log1p()
-        if own is not None:
-            logs = logs.scatter(1, own[:, None], -torch.inf)
-        # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
-        shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
-        weights = shares * precision / (1 + farther)
-        return weights @ places - weights.sum(1, keepdim=True) * at
+        tables = self._kernels(levels, self.log_widths)
+        which = which.expand(len(at))
+        if len(levels) > 1 or own is not None:
+            tables = [table[which] for table in tables]
+        if own is not None and self.near is not None:
+            near = self.near[own]
+            others = self._kernels(levels, self.log_widths_without)
+            tables = [a.scatter(1, near, b[which[:, None], near]) for a, b in zip(tables, others, strict=True)]
+        if own is None and not any(part.requires_grad for part in (*tables, self.places)):
+            return _Pulled.apply(at, self.places, *tables, self.space.slope)
+        return _pulled(at, self.places, tables, own)[0]
 
-    def _kernels(self, levels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _kernels(self, levels: torch.Tensor, log_widths: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(level, prototype) e, p, c, f of log k = c - p log(1 + e |x - c_j|^2), grad = f (c_j - x) / (1 + ...).
 
         e = slope / (n v), p = (n + d) / 2, and c has Stirling's formula for the gamma functions.
         """
         half, slope = self.space.dimension / 2, self.space.slope
-        own = torch.exp(2 * (self.log_widths + _QUICK * self.stretch(self._times(levels))))
+        own = torch.exp(2 * (log_widths + _QUICK * self.stretch(self._times(levels))))
         precision = (torch.exp(2 * levels)[:, None] + own).reciprocal()
         tail = (own * precision) ** 2 * torch.exp(self.log_tail + _QUICK * self.tail)
         a = 0.5 / tail
         power = a + half
         constant = (power - 0.5) * torch.log1p(half / a) + (1 / power - 1 / a) / 12 + half * precision.log()
         return slope * tail * precision, power, self.biases + constant, (1 + 2 * half * tail) * precision
+
+
+def _pulled(at, places, tables, own=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(point, n_embedded) the score of kernels at places, their weights and 1 / (1 + e |x - c|^2)."""
+    steepness, power, constant, precision = tables
+    # In single precision squares of small distances are lost, and with them small noise.
+    wide = (at.double(), places.double())
+    squares = ((part**2).sum(1) for part in wide)
+    square = torch.addmm(next(squares)[:, None] + next(squares), wide[0], wide[1].T, alpha=-2).clamp_min(0).to(at)
+    farther = square * steepness
+    logs = constant - power * farther.log1p()
+    if own is not None:
+        logs = logs.scatter(1, own[:, None], -torch.inf)
+    # Smaller shares would be subnormal numbers, which processors multiply a hundred times slower.
+    shares = torch.softmax(torch.maximum(logs, logs.detach().amax(1, keepdim=True) - _FARTHEST), 1)
+    nearness = 1 / (1 + farther)
+    weights = shares * precision * nearness
+    return weights @ places - weights.sum(1, keepdim=True) * at, weights, nearness
+
+
+class _Pulled(torch.autograd.Function):
+    """The same of kernels that are not learnt, with the derivative along u in fewer sums than a graph needs.
+
+    S = sum_j m_j (c_j - x),  m_j = share of j times f_j / (1 + e_j |x - c_j|^2),  q_j = m_j u' (c_j - x)
+    u' dS/dx = sum_j w_j (c_j - x) - u sum_j m_j,  w_j = q_j (slope f_j + 2 e_j) / (1 + ...) - slope m_j sum_i q_i
+    """
+
+    @staticmethod
+    def forward(ctx, at, places, steepness, power, constant, precision, slope):
+        made, weights, nearness = _pulled(at, places, (steepness, power, constant, precision))
+        ctx.save_for_backward(at, places, weights, nearness * (slope * precision + 2 * steepness))
+        ctx.slope = slope
+        return made
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, u):
+        at, places, weights, slopes = ctx.saved_tensors
+        along = torch.addmm(-(u * at).sum(1, keepdim=True), u, places.T) * weights
+        found = along * slopes - ctx.slope * along.sum(1, keepdim=True) * weights
+        pull = found @ places - found.sum(1, keepdim=True) * at - weights.sum(1, keepdim=True) * u
+        return pull, *(None,) * 6
 
 
 def as_real(points: torch.Tensor) -> torch.Tensor:
