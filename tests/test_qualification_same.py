@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -287,8 +289,9 @@ def test_a_whole_run_needs_no_network_and_leaves_no_file(whole, tmp_path, schedu
     loopback = "ip link set lo up && " if scheduler == "processes" else ""
     if loopback and not shutil.which("ip"):
         pytest.skip("there is no ip to switch the loopback on with")
+    python = shlex.quote(sys.executable)  # another one is first in PATH where make runs this
     run = psutil.Popen(
-        ["unshare", "-rn", "sh", "-c", f"{loopback}exec python -m heatwalk.cli run --cores 2"],
+        ["unshare", "-rn", "sh", "-c", f"{loopback}exec {python} -m heatwalk.cli run --cores 2"],
         cwd=folder,
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
