@@ -481,7 +481,7 @@ def test_a_batch_that_is_killed_is_gone_on_with(mapped, tmp_path):
     kill_and_go_on(mapped, tmp_path / "killed", "results/new/cells/manifest.json")
 
 
-@pytest.mark.qualification
+@pytest.mark.qualification("kill, batch")
 @pytest.mark.parametrize(
     "milestone",
     [
