@@ -473,8 +473,16 @@ def kill_and_go_on(mapped, folder, milestone: str) -> None:
     assert [path.parent.name for path in (folder / "inbox").glob("quarantine/*/few.h5ad")] == ["few"]
     assert of_the_reference(folder) == before
     assert heatwalk(folder, "verify").returncode == 0
+    assert litter(folder) == []
     done = heatwalk(folder, *BATCH)
     assert (done.returncode, done.stdout) == (0, "heatwalk batch: 0 mapped, 0 quarantined\n")
+
+
+def litter(folder) -> list[str]:
+    """What stands among unfinished work and is no lock, nor the folder of a dataset."""
+    work = folder / "results" / ".work"
+    found = (path.relative_to(work) for path in work.rglob("*"))
+    return sorted(f"{path}" for path in found if path.suffix != ".lock" and f"{path}" not in ("toy", "new"))
 
 
 def test_a_batch_that_is_killed_is_gone_on_with(mapped, tmp_path):
