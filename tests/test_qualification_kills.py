@@ -61,17 +61,17 @@ class Watch(contextlib.AbstractContextManager):
                     self.torn += [text for text in problems if "points elsewhere" not in text]
 
 
-def begun(job: Job, folder, run: subprocess.Popen):
+def begun(job: Job, run: subprocess.Popen):
     """The stage program of a job, as soon as the Snakemake of a run has started it; None when it has come and gone."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for each in qualified.programs(folder):
-            with contextlib.suppress(psutil.Error):
-                if f"scripts/{job.stage}.py" in " ".join(each.cmdline()) and run.pid in {p.pid for p in each.parents()}:
+        with contextlib.suppress(psutil.Error):
+            for each in psutil.Process(run.pid).children(recursive=True):
+                if f"scripts/{job.stage}.py" in " ".join(cmdline(each)):
                     return each
         if run.poll() is not None:
             return None
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise TimeoutError(f"{job.name} was not started in {PATIENCE} s")
 
 
@@ -91,7 +91,7 @@ def kill_somewhere(job: Job, folder, log, victim: str, moment: float) -> bool:
     """Go on by `heatwalk resume` and kill at a moment; whether that was in the job."""
     command = [sys.executable, "-m", "heatwalk.cli", "resume", "--cores", "2", job.target]
     run = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    program = begun(job, folder, run)
+    program = begun(job, run)
     assert program, f"resume ended with {run.returncode} and never began {job.name}: {Path(log.name).read_text()}"
     starter = next(each for each in program.parents() if "snakemake" in cmdline(each))
     time.sleep(moment)
