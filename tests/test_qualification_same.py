@@ -338,9 +338,11 @@ def test_a_whole_run_needs_no_network_and_leaves_no_file(whole, tmp_path, schedu
     assert qualified.roots(folder) == qualified.roots(whole.folder)
     assert sampler.foreign == set()
     assert sampler.looks > 20
-    most = sampler.sustained()
-    print(f"{scheduler}: {np.mean(sampler.running):.2f} threads wanted to run, of 2 cores, {most:.2f} for a second")
-    assert most <= 2 + BETWEEN
+    mean, most = np.mean(sampler.running), sampler.sustained()
+    print(f"{scheduler}: {mean:.2f} threads wanted to run, of 2 cores, {most:.2f} for a second")
+    assert mean <= 2 * 1.1
+    if scheduler == "threads":  # worker processes are loaded while the program that starts them runs
+        assert most <= 2 + BETWEEN
     assert [path.name for path in temporary.rglob("*") if path.is_file()] == []
     assert {path.name for path in folder.iterdir()} == {"config", "results", "logs", ".snakemake"}
     work = {path.name for path in (folder / "results" / ".work").rglob("*") if not path.name.endswith(".lock")}
