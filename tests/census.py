@@ -4,6 +4,7 @@ Tests of the qualification are marked `qualification(kind)`. What passed is writ
 .qualification/census.jsonl and left out of the next run of the same code; a changed line starts it anew.
 """
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,7 @@ def _code(file: str) -> str:
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out what has passed, where the qualification alone is run."""
+    """Leave out what has passed, where the qualification alone is run, and mix the rest."""
     if config.option.markexpr != "qualification" or not any(item.get_closest_marker("qualification") for item in items):
         return
     passed = {entry["test"] for entry in _entries() if not entry["failures"]}
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(config, items) -> None:
     if done:
         items[:] = [item for item in items if item.nodeid not in passed]
         config.hook.pytest_deselected(items=done)
+    items.sort(key=_place)
+
+
+def _place(item) -> tuple:
+    """All kinds and stages in one random order, always the same; files with fixtures of their own come last."""
+    if item.path.name.startswith("test_qualification_"):
+        return 0, hashlib.sha256(item.nodeid.encode()).hexdigest()
+    return 1, item.path.name
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -55,6 +64,7 @@ def pytest_runtest_makereport(item, call):
         "trials": noted.get("trials", {stage: 1}),
         "failures": noted.get("failures", 1) if report.failed else 0,
         "seconds": round(report.duration, 1),
+        "said": noted.get("said", ""),
     }
     qualified.KEPT.mkdir(exist_ok=True)
     with open(_BOOK, "a") as book:

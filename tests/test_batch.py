@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from workflow_runs import OPTIONS, ROOT, heatwalk, prepare, write_counts
@@ -455,7 +456,7 @@ def test_ten_batches_by_two_overlapping_timers(mapped, tmp_path):
     assert [line.partition(" ")[2] for line in lines] == [worked[0].strip(), done.stdout.strip()]
 
 
-def kill_and_go_on(mapped, folder, milestone: str) -> None:
+def kill_and_go_on(mapped, folder, milestone: str, with_programs: bool = False) -> None:
     """kill -9 of a batch when a file appears; the next start ends as if nothing had been."""
     shutil.copytree(mapped, folder, symlinks=True)
     before = of_the_reference(folder)
@@ -465,23 +466,34 @@ def kill_and_go_on(mapped, folder, milestone: str) -> None:
     while not (folder / milestone).exists():
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
+    programs = psutil.Process(killed.pid).children(recursive=True) if with_programs else []
+    for process in (killed, *programs):
+        process.send_signal(signal.SIGKILL)
     killed.communicate()
+    assert (folder / milestone).exists() or not with_programs
     done = heatwalk(folder, *BATCH)
     assert done.returncode in (0, 2), done.stderr
     assert sorted(path.parts[-3] for path in (folder / "results").glob("*/extension/manifest.json")) == ["new"]
     assert [path.parent.name for path in (folder / "inbox").glob("quarantine/*/few.h5ad")] == ["few"]
     assert of_the_reference(folder) == before
     assert heatwalk(folder, "verify").returncode == 0
+    assert litter(folder) == []
     done = heatwalk(folder, *BATCH)
     assert (done.returncode, done.stdout) == (0, "heatwalk batch: 0 mapped, 0 quarantined\n")
+
+
+def litter(folder) -> list[str]:
+    """What stands among unfinished work and is no lock, nor the folder of a dataset."""
+    work = folder / "results" / ".work"
+    found = (path.relative_to(work) for path in work.rglob("*"))
+    return sorted(f"{path}" for path in found if path.suffix != ".lock" and f"{path}" not in ("toy", "new"))
 
 
 def test_a_batch_that_is_killed_is_gone_on_with(mapped, tmp_path):
     kill_and_go_on(mapped, tmp_path / "killed", "results/new/cells/manifest.json")
 
 
-@pytest.mark.qualification
+@pytest.mark.qualification("kill, batch")
 @pytest.mark.parametrize(
     "milestone",
     [
@@ -503,6 +515,12 @@ def test_a_batch_that_is_killed_is_gone_on_with(mapped, tmp_path):
 )
 def test_a_batch_killed_at_any_stage_is_gone_on_with(mapped, tmp_path, milestone):
     kill_and_go_on(mapped, tmp_path / "killed", milestone)
+
+
+@pytest.mark.qualification("kill, batch")
+@pytest.mark.parametrize("stage", ["cells", "pca", "extension"])
+def test_a_batch_killed_with_all_its_programs_leaves_no_litter(mapped, tmp_path, stage):
+    kill_and_go_on(mapped, tmp_path / "killed", f"results/.work/new/{stage}", with_programs=True)
 
 
 def test_a_batch_while_the_workflow_runs_ends_with_3_and_moves_nothing(mapped, tmp_path):

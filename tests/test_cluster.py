@@ -35,7 +35,7 @@ OPTIONS = {
     "diffusion_map": {"n_components": 2, "tolerance": 1e-6},
 }
 BLOCK_CELLS = 64
-LONG = pytest.mark.qualification
+LONG = pytest.mark.qualification("worker processes")
 
 
 class Dask(NamedTuple):

@@ -21,7 +21,7 @@ from workflow_runs import ROOT, heatwalk
 from heatwalk import cluster, compute, store
 from heatwalk.errors import BadInput, OutOfResources
 
-pytestmark = pytest.mark.qualification
+pytestmark = pytest.mark.qualification("worker processes")
 
 MANY_CELLS = 120_000  # from 100,000 on diffusion_map sends its products
 QUIET_SECONDS = 35  # that they take on two cores with nothing beside

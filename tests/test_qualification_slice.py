@@ -13,7 +13,7 @@ def whole():
 
 
 def test_a_kill_of_snakemake_over_a_standing_result_is_resumed(whole, tmp_path, record_property):
-    test_qualification_kills.check_a_kill(whole, tmp_path, "affinity", "snakemake", 1, record_property)
+    test_qualification_kills.check_kills(whole, tmp_path, "affinity", ("snakemake",), 2, record_property)
 
 
 @pytest.mark.parametrize("stage", ["affinity", "pca"])

@@ -395,7 +395,7 @@ def test_a_store_that_cannot_be_used_is_one_line(keys, tmp_path, arguments, envi
     assert seconds < 60
 
 
-@pytest.mark.qualification
+@pytest.mark.qualification("object stores")
 def test_a_store_that_never_answers_is_said_within_a_minute(keys, tmp_path):
     import socket
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heatwalk.errors import Problem, first_few
+from heatwalk.inputs.heaps import endless
 from heatwalk.inputs.problems import bad, damaged, raise_all, reading
 from heatwalk.inputs.sizes import check_size
 
@@ -34,6 +35,8 @@ def open_file(path: Path, resources: ExitStack):
         file = resources.enter_context(h5py.File(path, "r", locking="best-effort"))
     except OSError as error:
         raise bad(*damaged(path, error)) from error
+    if endless(path):
+        raise bad(*damaged(path, OSError("a heap of strings holds a free object of no bytes")))
     with reading(path):
         raise_all(_links(file, path))
     return file
