@@ -126,7 +126,7 @@ def surface(name: str):
     if name == "bunny":
         corners = bunny_faces()
         tree = cKDTree(on_faces(corners, 400_000, np.random.default_rng(0)))
-        return lambda count, rng: on_faces(corners, count, rng), lambda points: tree.query(points)[0], {}
+        return lambda count, rng: on_faces(corners, count, rng), lambda points: tree.query(points)[0], {"reach": 10.0}
     if name == "loop":
         tree = cKDTree(curve(np.linspace(0, 2 * np.pi, 400_001)))
         return loop, lambda points: tree.query(points)[0], {"n_components": 4, "latent": 4, "reach": 10.0}
@@ -146,7 +146,7 @@ def walks(given) -> None:
             samples, fresh = draw(given.samples, rng), draw(1000, rng)
             samples += NOISE * rng.normal(size=samples.shape)
             options = {"n_components": 8, "latent": 8, "neighbors": 85, "reach": 4.0, "epochs": given.epochs}
-            options |= {"encoder": given.encoder, **own}
+            options |= {"encoder": given.encoder, "lengths": given.lengths, **own}
             started = time.perf_counter()
             made = hw.random_walk(samples, seeds=[0], steps=20, kept="all", noise=False, seed=seed, **options)
             seconds = time.perf_counter() - started
@@ -183,9 +183,10 @@ def bilipschitz(given) -> None:
 
     def walk(seed):
         options = {"n_components": given.components, "epochs": given.epochs, "neighbors": given.neighbors}
+        options |= {"lengths": given.lengths}
         walker = hw.random_walk(samples, n_points=10, seed=seed, latent=given.latent, **options).walker
         latent = places(walker, samples)
-        return walker.unit * latent, points_at(walker, latent)
+        return float(walker.unit) * latent, points_at(walker, latent)
 
     def encoded(method):
         def both(seed):
@@ -329,6 +330,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--neighbors", type=int, default=16)
+    parser.add_argument("--lengths", type=float, default=10.0, help="weight of keeping them, in walks and bilipschitz")
     parser.add_argument("--encoder", default="deep_diffusion_map", help="of walks and digits; or spectralnet")
     parser.add_argument("--batch", type=int, default=256, help="of a walk over digits")
     parser.add_argument("--components", type=int, default=32, help="diffusion coordinates of digits")

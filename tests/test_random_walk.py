@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from heatwalk import encoders, local_evidence, mixing, walker  # noqa: E402 - torch may be absent
 
 SMALL = {"epochs": 3, "n_components": 3, "latent": 3, "neighbors": 24, "batch": 96, "n_points": 200}
+KEPT = {**SMALL, "lengths": 10.0}
 
 
 def sphere(count, seed=0, noise=0.04):
@@ -27,7 +28,7 @@ POINTS = sphere(600)
 
 @pytest.fixture(scope="module")
 def walked():
-    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, **SMALL)
+    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, **KEPT)
 
 
 def off(points):
@@ -148,7 +149,7 @@ def test_bursts_have_no_more_directions_than_the_surface_and_the_covariance_of_t
 
 def test_same_seed_same_bits_on_any_number_of_threads_and_no_global_state(walked):
     state, threads, numpy_state = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state()[1].copy()
-    again = hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, threads=1, **SMALL)
+    again = hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, threads=1, **KEPT)
     np.testing.assert_array_equal(again.points, walked.points)
     np.testing.assert_array_equal(again.weights, walked.weights)
     assert torch.equal(torch.get_rng_state(), state)
@@ -166,12 +167,12 @@ def test_a_killed_training_goes_on_to_the_same_bits(walked, tmp_path, monkeypatc
 
     monkeypatch.setattr(local_evidence, "_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        hw.random_walk(POINTS, checkpoint=checkpoint, **SMALL)
+        hw.random_walk(POINTS, checkpoint=checkpoint, **KEPT)
     assert checkpoint.exists()
     monkeypatch.setattr(local_evidence, "_epoch", epoch)
     monkeypatch.setattr(encoders, "encoder", None)  # it is in the checkpoint
     options = {"seeds": [3], "kept": "all", "steps": 20, "noise": False}
-    found = hw.random_walk(POINTS, checkpoint=checkpoint, **options, **SMALL)
+    found = hw.random_walk(POINTS, checkpoint=checkpoint, **options, **KEPT)
     np.testing.assert_array_equal(found.points, walked.points)
     np.testing.assert_array_equal(found.losses, walked.losses)
     assert not checkpoint.exists()
@@ -230,7 +231,9 @@ def test_spectralnet_finds_the_coordinates_of_a_sphere(monkeypatch):
 def test_groups_far_apart_are_told_apart_and_shares_kept():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2)) + np.repeat([[0, 0], [40, 0]], [300, 100], axis=0)
-    found = hw.random_walk(points, n_components=12, latent=6, epochs=10, neighbors=12, batch=96, n_points=400)
+    found = hw.random_walk(
+        points, n_components=12, latent=6, epochs=10, lengths=0.0, neighbors=12, batch=96, n_points=400
+    )
     right = found.points[:, 0] > 20
     assert right.mean() == pytest.approx(0.25, abs=0.02)
     centre = np.where(right, 40, 0)
@@ -314,6 +317,7 @@ def test_seeds_by_label_and_by_name_and_a_condition():
         ({"noise": "some"}, "HW-RW-002 noise"),
         ({"reach": 0.0}, "HW-RW-002 reach: 0.0 is no number above 0"),
         ({"rate": -1.0}, "HW-RW-002 rate"),
+        ({"lengths": -1.0}, "HW-RW-002 lengths: -1.0 is no number from 0 on; set lengths to 0"),
     ],
 )
 def test_options_out_of_bounds(options, message):
@@ -342,7 +346,7 @@ def test_more_components_than_the_spectrum_has(encoder):
 
 def test_a_covariance_that_degenerates():
     latent = torch.zeros(100, 2)
-    options = local_evidence.Options(8, 40, 1.0, 1, 1e-3)
+    options = local_evidence.Options(8, 40, 1.0, 1, 1e-3, 5.0)
     with pytest.raises(
         hw.BadInput, match="HW-RW-006 points: 100% of local covariances degenerate: 8 latent neighbours"
     ):

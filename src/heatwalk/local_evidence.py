@@ -19,7 +19,6 @@ _RESOLUTION = 1e-4  # variance within that the encoder's places are sure of, of 
 _FLOOR = 1e-3  # of the mean eigenvalue of a local covariance, added to all: it may have fewer than dimensions
 _COINCIDE = 1e-8  # local variance within, of 1: cells at one place
 _TINY = 1e-12  # squared error of points that are given back exactly
-_STRETCH = 10.0  # weight of the stretch beside the logarithm of what is left of points
 _CHECKED, _CHECKED_AT_LEAST, _CHECKED_AT_MOST = 0.1, 20, 2000  # points that the size of the noise is fitted to
 _ENCODED = 2**13  # at a time
 
@@ -30,6 +29,7 @@ class Options(NamedTuple):
     reach: float  # of the local covariance
     epochs: int
     rate: float  # of Adam
+    lengths: float  # weight of the stretch, beside the logarithm of what is left of points
 
 
 class Losses(NamedTuple):
@@ -40,10 +40,9 @@ class Losses(NamedTuple):
     noise: torch.Tensor
     stretch: torch.Tensor
 
-    def total(self, part: float) -> torch.Tensor:
-        """After that part of the training: at first points are to be given back, and lengths are kept in the end."""
+    def total(self, weight: float) -> torch.Tensor:
         left = (self.reconstruction + _TINY).log()  # whatever its size: groups far apart make all else small
-        return self.divergence + left + self.noise + part * _STRETCH * self.stretch
+        return self.divergence + left + self.noise + weight * self.stretch
 
 
 def divergence(factor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -176,7 +175,8 @@ def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: 
             sums += torch.nan
             break
         optimiser.zero_grad()
-        found.total(part).backward()
+        # At first points are to be given back, and lengths are kept in the end.
+        found.total(part * options.lengths).backward()
         optimiser.step()
         sums += torch.stack([*found]).detach()
     means = (sums / UPDATES).tolist()

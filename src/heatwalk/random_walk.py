@@ -66,6 +66,7 @@ def random_walk(
     reach: float = 1.0,
     epochs: int = 20,
     rate: float = 1e-3,
+    lengths: float = 5.0,
     decode: bool | str = "auto",
     seed: int = 0,
     threads: int | None = None,
@@ -93,7 +94,7 @@ def random_walk(
     _check_choices(encoder, kept, steps, noise, decode, pca, device)
     rows = train_rows(points, cells, condition, "HW-RW-008")
     samples = _checked(read(points, rows))
-    options = _options((neighbors, batch, reach, epochs, rate), n_points, n_components, latent, len(samples))
+    options = _options((neighbors, batch, reach, epochs, rate, lengths), n_points, n_components, latent, len(samples))
     began = _seeds(seeds, points, cells, rows, samples, n_points, np.random.default_rng([seed, 24]))
     with compute.one_blas_thread():
         sizes, common = (n_components, t, latent), (seed, threads, device, checkpoint)
@@ -288,4 +289,8 @@ def _options(given: tuple, n_points, n_components, latent, n_samples: int):
     for name, value in (("reach", options.reach), ("rate", options.rate)):
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
             raise BadInput(Problem("HW-RW-002", name, f"{value!r} is no number above 0", f"set {name} above 0"))
+    if not (isinstance(options.lengths, Real) and 0 <= options.lengths < np.inf):
+        raise BadInput(
+            Problem("HW-RW-002", "lengths", f"{options.lengths!r} is no number from 0 on", "set lengths to 0")
+        )
     return options

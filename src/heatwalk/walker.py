@@ -89,9 +89,9 @@ class Walker(nn.Module):
         )
 
     def spread(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(point, value) s(z) and (point, value, rank) F(z), in the units within; none is wider than all the data."""
+        """(point, value) s(z) and (point, value, rank) F(z), in the units within."""
         made = self.noise(latent).unflatten(1, (self.description.n_values, -1))
-        return made[..., 0].clamp(_LEAST_LOG, 0).exp() * self.noise_scale, made[..., 1:].tanh() * self.noise_scale
+        return made[..., 0].clamp(_LEAST_LOG, -_LEAST_LOG).exp() * self.noise_scale, made[..., 1:] * self.noise_scale
 
 
 class _Perceptron(nn.Module):
