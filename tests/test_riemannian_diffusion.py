@@ -13,12 +13,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 import heatwalk as hw
+from heatwalk.mixture import kernels
 from heatwalk.spaces import SO3, SU, Euclidean, Grassmannian, Power, Product, Sphere, Torus, sphere, torus
 
 torch = pytest.importorskip("torch")
 
 from heatwalk import score_flow, score_matching, score_network, tangents  # noqa: E402 - torch may be absent
-from heatwalk.mixture import kernels  # noqa: E402
 
 SMALL = {"prototypes": 48, "width": 32, "batch": 64, "epochs": 3, "n_points": 100}
 SPACES = [Sphere(2), Sphere(5), Torus(2), SO3(), SU(2), SU(3), Grassmannian(2, 4), Power(SO3(), (2,))]
