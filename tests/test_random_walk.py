@@ -11,9 +11,10 @@ import heatwalk as hw
 
 torch = pytest.importorskip("torch")
 
-from heatwalk import encoders, local_evidence, mixing, walker  # noqa: E402 - torch may be absent
+from heatwalk import encoders, leftover, local_evidence, mixing, walker  # noqa: E402 - torch may be absent
 
-SMALL = {"epochs": 3, "n_components": 3, "neighbors": 24, "batch": 96, "n_points": 200}
+SMALL = {"epochs": 3, "n_components": 3, "latent": 3, "neighbors": 24, "batch": 96, "n_points": 200}
+KEPT = {**SMALL, "lengths": 10.0}
 
 
 def sphere(count, seed=0, noise=0.04):
@@ -27,7 +28,7 @@ POINTS = sphere(600)
 
 @pytest.fixture(scope="module")
 def walked():
-    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=12, noise=False, **SMALL)
+    return hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, **KEPT)
 
 
 def off(points):
@@ -56,7 +57,7 @@ def test_noise_has_its_density_where_single_precision_cannot_factorise_it():
     zero = torch.zeros(40, 9)
     with pytest.raises(torch.linalg.LinAlgError):
         torch.distributions.LowRankMultivariateNormal(zero, shared, own**2, validate_args=False)
-    found = local_evidence._log_density(SimpleNamespace(spread=lambda latent: (own, shared)), zero, residual)
+    found = leftover.log_density(SimpleNamespace(spread=lambda latent: (own, shared)), zero, residual)
     full = shared.double() @ shared.double().transpose(1, 2) + torch.diag_embed(own.double() ** 2)
     expected = torch.distributions.MultivariateNormal(zero.double(), full).log_prob(residual.double())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
@@ -64,9 +65,10 @@ def test_noise_has_its_density_where_single_precision_cannot_factorise_it():
 
 def test_local_covariance_is_centred_and_leaves_the_point_out():
     latent = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 3)))
-    found, rank = local_evidence.local_covariance(latent, 12)
+    found, rank, near = local_evidence.local_covariance(latent, 12)
     for row in range(50):
         order = (latent - latent[row]).norm(dim=1).argsort()[1:13]
+        assert set(near[row].tolist()) == set(order.tolist())
         plain = np.cov(latent[order].numpy().T)
         m = np.trace(plain) ** 2 / np.trace(plain @ plain)
         assert float(rank[row]) == pytest.approx(m)
@@ -93,14 +95,32 @@ def test_covariance_is_full_and_positive_definite_by_construction(walked):
     assert np.linalg.eigvalsh(near).min() > 0
 
 
+def test_the_stretch_is_none_of_an_isometry_and_the_square_of_the_logarithm_of_a_factor():
+    rng = np.random.default_rng(0)
+    latent = torch.from_numpy(rng.normal(size=(40, 3)))
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(12, 3)))[0].T)
+    near = torch.from_numpy(np.array([np.delete(np.arange(40), row)[:7] for row in range(40)]))
+    made = 2 * latent @ turn + 5  # twelve values for three coordinates: of equal variance when twice as long
+    assert local_evidence.stretch(latent, made, near) < 1e-12
+    assert local_evidence.stretch(latent, 3 * made, near) == pytest.approx(np.log(3) ** 2, rel=1e-5)
+
+
+def test_the_decoder_keeps_lengths_but_for_the_unit(walked):
+    made = walked.walker
+    places = walker.places(made, POINTS)
+    found = hw.bilipschitz(made.unit * places, walker.points_at(made, places), k=10)
+    assert found.scale == pytest.approx(1, abs=0.2)
+    assert found.constants.mean() < 1.25
+
+
 def test_walk_from_one_point_stays_on_the_sphere_and_reaches_all_of_it(walked):
-    assert walked.points.shape == (12 * 200, 3)
-    np.testing.assert_array_equal(np.unique(walked.step), np.arange(1, 13))
+    assert walked.points.shape == (20 * 200, 3)
+    np.testing.assert_array_equal(np.unique(walked.step), np.arange(1, 21))
     np.testing.assert_array_equal(walked.burst[:200], walked.burst[200:400])
     assert set(walked.seeds) == {3}
-    for step in (1, 6, 12):
+    for step in (1, 6, 20):
         assert np.quantile(off(walked.points[walked.step == step]), 0.95) < np.quantile(off(POINTS), 0.95)
-    first, last = (walked.points[walked.step == step] for step in (1, 12))
+    first, last = (walked.points[walked.step == step] for step in (1, 20))
     assert (first @ POINTS[3]).mean() > 0.3
     assert abs((last @ POINTS[3]).mean()) < 0.25
     assert np.isnan(walked.mixing[0]).all()
@@ -129,7 +149,7 @@ def test_bursts_have_no_more_directions_than_the_surface_and_the_covariance_of_t
 
 def test_same_seed_same_bits_on_any_number_of_threads_and_no_global_state(walked):
     state, threads, numpy_state = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state()[1].copy()
-    again = hw.random_walk(POINTS, seeds=[3], kept="all", steps=12, noise=False, threads=1, **SMALL)
+    again = hw.random_walk(POINTS, seeds=[3], kept="all", steps=20, noise=False, threads=1, **KEPT)
     np.testing.assert_array_equal(again.points, walked.points)
     np.testing.assert_array_equal(again.weights, walked.weights)
     assert torch.equal(torch.get_rng_state(), state)
@@ -147,12 +167,12 @@ def test_a_killed_training_goes_on_to_the_same_bits(walked, tmp_path, monkeypatc
 
     monkeypatch.setattr(local_evidence, "_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        hw.random_walk(POINTS, checkpoint=checkpoint, **SMALL)
+        hw.random_walk(POINTS, checkpoint=checkpoint, **KEPT)
     assert checkpoint.exists()
     monkeypatch.setattr(local_evidence, "_epoch", epoch)
     monkeypatch.setattr(encoders, "encoder", None)  # it is in the checkpoint
-    options = {"seeds": [3], "kept": "all", "steps": 12, "noise": False}
-    found = hw.random_walk(POINTS, checkpoint=checkpoint, **options, **SMALL)
+    options = {"seeds": [3], "kept": "all", "steps": 20, "noise": False}
+    found = hw.random_walk(POINTS, checkpoint=checkpoint, **options, **KEPT)
     np.testing.assert_array_equal(found.points, walked.points)
     np.testing.assert_array_equal(found.losses, walked.losses)
     assert not checkpoint.exists()
@@ -171,11 +191,11 @@ def test_steps_from_the_law_of_the_data_lead_to_it():
     rng = np.random.default_rng(0)
     angle = np.concatenate([rng.uniform(0, np.pi, 300), rng.uniform(np.pi, 2 * np.pi, 900)])
     ring = np.column_stack([np.cos(angle), np.sin(angle)]) + 0.02 * rng.normal(size=(1200, 2))
-    options = {**SMALL, "n_components": 2, "epochs": 4, "neighbors": 30, "n_points": 1200}
+    options = {**SMALL, "n_components": 2, "latent": 2, "epochs": 4, "neighbors": 30, "n_points": 1200}
     found = hw.random_walk(ring, steps=6, kept="all", **options)
     made = found.walker
     shares = [(found.points[found.step == step, 1] > 0).mean() for step in (1, 6)]
-    made.ratio_share.zero_()
+    made.potential_share.zero_()
     at = walker.places(made, ring)
     for _ in range(6):
         at = walker.burst(made, at, rng)
@@ -211,7 +231,9 @@ def test_spectralnet_finds_the_coordinates_of_a_sphere(monkeypatch):
 def test_groups_far_apart_are_told_apart_and_shares_kept():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2)) + np.repeat([[0, 0], [40, 0]], [300, 100], axis=0)
-    found = hw.random_walk(points, **{**SMALL, "neighbors": 12, "n_points": 400})
+    found = hw.random_walk(
+        points, n_components=12, latent=6, epochs=10, lengths=0.0, neighbors=12, batch=96, n_points=400
+    )
     right = found.points[:, 0] > 20
     assert right.mean() == pytest.approx(0.25, abs=0.02)
     centre = np.where(right, 40, 0)
@@ -257,7 +279,7 @@ def cells_of(points):
 
 def test_seeds_by_label_and_by_name_and_a_condition():
     cells = cells_of(POINTS)
-    quick = {**SMALL, "epochs": 1, "steps": 1}
+    quick = {**SMALL, "steps": 1}
     found = hw.random_walk(POINTS, cells, seeds="kind=left", **quick)
     assert set(cells.obs["kind"].iloc[found.seeds]) == {"left"}
     assert (cells.split[found.seeds] == 0).all()
@@ -272,6 +294,10 @@ def test_seeds_by_label_and_by_name_and_a_condition():
     ("options", "message"),
     [
         ({"n_components": 200}, "HW-RW-002 n_components: 200 .*from 1 to 33, of 100 samples; set n_components to 33"),
+        (
+            {"latent": 4},
+            "HW-RW-002 latent: 4 .*from 1 to the 3 diffusion coordinates .*; set latent to 3 or less",
+        ),
         ({"batch": 80}, "HW-RW-002 batch: 80 is no whole number from 4 to 75"),
         (
             {"batch": 16, "neighbors": 16},
@@ -291,6 +317,7 @@ def test_seeds_by_label_and_by_name_and_a_condition():
         ({"noise": "some"}, "HW-RW-002 noise"),
         ({"reach": 0.0}, "HW-RW-002 reach: 0.0 is no number above 0"),
         ({"rate": -1.0}, "HW-RW-002 rate"),
+        ({"lengths": -1.0}, "HW-RW-002 lengths: -1.0 is no number from 0 on; set lengths to 0"),
     ],
 )
 def test_options_out_of_bounds(options, message):
@@ -298,12 +325,14 @@ def test_options_out_of_bounds(options, message):
     cells = cells_of(points)
     cells.split[:] = np.arange(112) < 12
     with pytest.raises(hw.BadInput, match=message):
-        hw.random_walk(points, cells, **{"batch": 40, "neighbors": 8, "n_points": 10, "n_components": 3, **options})
+        hw.random_walk(
+            points, cells, **{"batch": 40, "neighbors": 8, "n_points": 10, "n_components": 3, "latent": 3, **options}
+        )
 
 
 def test_points_that_cannot_be_walked_on():
     with pytest.raises(hw.BadInput, match=r"HW-RW-001 points: samples of shape \(20, 3\) are fewer than 32"):
-        hw.random_walk(POINTS[:20], batch=8, neighbors=4, n_components=2)
+        hw.random_walk(POINTS[:20], batch=8, neighbors=4, n_components=2, latent=2)
     with pytest.raises(hw.BadInput, match="HW-RW-001 points: .* not finite"):
         hw.random_walk(np.where(POINTS > 1, np.nan, POINTS), **SMALL)
 
@@ -317,11 +346,11 @@ def test_more_components_than_the_spectrum_has(encoder):
 
 def test_a_covariance_that_degenerates():
     latent = torch.zeros(100, 2)
-    options = local_evidence.Options(8, 40, 1.0, 1, 1e-3)
+    options = local_evidence.Options(8, 40, 1.0, 1, 1e-3, 5.0)
     with pytest.raises(
         hw.BadInput, match="HW-RW-006 points: 100% of local covariances degenerate: 8 latent neighbours"
     ):
-        local_evidence._check_spread(latent, np.arange(100), options, 0)
+        local_evidence._spread(latent, np.arange(100), options, 0)
 
 
 def test_more_pieces_than_components():
@@ -329,7 +358,7 @@ def test_more_pieces_than_components():
     places = np.repeat(1000.0 * np.arange(8)[:, None] ** 2, 40, axis=0)
     points = np.c_[places, 0 * places] + rng.normal(size=(320, 2))
     with pytest.raises(hw.BadInput, match="HW-RW-005 n_components: the graph is in . pieces, more than 2 .* to 1[0-3]"):
-        hw.random_walk(points, n_components=2, batch=40, neighbors=8)
+        hw.random_walk(points, n_components=2, latent=2, batch=40, neighbors=8)
 
 
 def test_a_walker_stands_alone_and_unfit_files_are_refused(walked):

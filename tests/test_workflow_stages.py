@@ -293,7 +293,9 @@ def test_new_cells_of_a_condition_and_too_few_to_compare_them_with(rooted, tmp_p
     assert set(known.loc[new.obs["heatwalk_nearest"], "heatwalk_split"]) == {"train"}
 
 
-WALK = "random_walk: {n_points: 60, seeds: SEEDS, steps: 2, kept: all, epochs: 1, n_components: 4, batch: 64}\n"
+WALK = (
+    "random_walk: {n_points: 60, seeds: SEEDS, steps: 2, kept: all, epochs: 1, n_components: 4, latent: 3, batch: 64}\n"
+)
 
 
 def test_walks_are_the_generator_where_stages_names_them(rooted, tmp_path):

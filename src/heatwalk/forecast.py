@@ -316,9 +316,9 @@ def _particles(size: Size, threads: int, memory: int | None, block_cells: int) -
 def _random_walk(size: Size, threads: int, memory: int | None, block_cells: int) -> tuple[float, float, float, float]:
     n, d, m, nodes = size.n_cells, size.dimension, size.n_particles, min(size.n_cells, 10_000)
     held = n * (28 * d + 150) + nodes * (4e3 + 8 * d) + 48 * m * d + 2.75e8  # torch
-    trained = size.epochs * 100 * (0.012 + 2e-5 * d)
+    trained = 8 + size.epochs * 100 * (0.014 + 2e-5 * d)
     values = m * size.n_selected
-    seconds = 5 + trained + 2e-3 * nodes + 2e-10 * m * n * (d + 40) + 6e-8 * values
+    seconds = 5 + trained + 4e-3 * nodes + 2e-10 * m * n * (d + 40) + 6e-8 * values
     return seconds, held, 8 * m * d + 8 * values + 1e6 + 5e3 * d, 0
 
 

@@ -10,14 +10,16 @@ import torch
 from heatwalk import checkpoints, fitting
 from heatwalk.errors import BadInput, Problem
 from heatwalk.law import fit_law
+from heatwalk.leftover import fit_noise
 from heatwalk.progress import log, track
-from heatwalk.walker import Walker, described_as, fresh, on, places
+from heatwalk.walker import Walker, described_as, fresh, on
 
 UPDATES = 100  # an epoch
 _POOL = 8192  # points among which the one nearest to a step's end is looked for
 _RESOLUTION = 1e-4  # variance within that the encoder's places are sure of, of 1 for all of them
 _FLOOR = 1e-3  # of the mean eigenvalue of a local covariance, added to all: it may have fewer than dimensions
 _COINCIDE = 1e-8  # local variance within, of 1: cells at one place
+_TINY = 1e-12  # squared error of points that are given back exactly
 _CHECKED, _CHECKED_AT_LEAST, _CHECKED_AT_MOST = 0.1, 20, 2000  # points that the size of the noise is fitted to
 _ENCODED = 2**13  # at a time
 
@@ -28,6 +30,7 @@ class Options(NamedTuple):
     reach: float  # of the local covariance
     epochs: int
     rate: float  # of Adam
+    lengths: float  # weight of the stretch, beside the logarithm of what is left of points
 
 
 class Losses(NamedTuple):
@@ -35,11 +38,11 @@ class Losses(NamedTuple):
 
     divergence: torch.Tensor
     reconstruction: torch.Tensor
-    noise: torch.Tensor
+    stretch: torch.Tensor
 
-    @property
-    def total(self) -> torch.Tensor:
-        return self.divergence + self.reconstruction + self.noise
+    def total(self, weight: float) -> torch.Tensor:
+        left = (self.reconstruction + _TINY).log()  # whatever its size: groups far apart make all else small
+        return self.divergence + left + weight * self.stretch
 
 
 def divergence(factor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -52,20 +55,21 @@ def divergence(factor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return ((ratio**2).sum((1, 2)) - factor.shape[1]) / 2 + next(logs) - next(logs)
 
 
-def local_covariance(latent: torch.Tensor, neighbors: int) -> tuple[torch.Tensor, torch.Tensor]:
+def local_covariance(latent: torch.Tensor, neighbors: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(point, latent, latent) covariance of each point's nearest others in the batch about their mean, and its rank.
 
     The divergence is least on average at the inverse of the mean of S^-1, and of k draws of a Gaussian in m dimensions
     that mean is (k - 1) / (k - 2 - m) times the inverse of the true covariance: S is made larger by so much, with the
-    effective rank m = tr(S)^2 / tr(S^2).
+    effective rank m = tr(S)^2 / tr(S^2). Also the numbers of those nearest, (point, neighbor).
     """
     apart = torch.cdist(latent, latent, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    near = latent[apart.topk(neighbors, largest=False).indices]
-    near = near - near.mean(1, keepdim=True)
+    names = apart.topk(neighbors, largest=False).indices
+    near = latent[names] - latent[names].mean(1, keepdim=True)
     covariance = near.transpose(1, 2) @ near / max(neighbors - 1, 1)
     trace, square = torch.diagonal(covariance, dim1=1, dim2=2).sum(1), (covariance**2).sum((1, 2))
     rank = torch.where(square > 0, trace**2 / square.clamp_min(1e-30), torch.ones_like(trace))
-    return covariance * ((neighbors - 1) / (neighbors - 2 - rank).clamp_min(1.0))[:, None, None].clamp_min(1.0), rank
+    larger = ((neighbors - 1) / (neighbors - 2 - rank).clamp_min(1.0)).clamp_min(1.0)
+    return covariance * larger[:, None, None], rank, names
 
 
 def target_factor(covariance: torch.Tensor, reach: float) -> torch.Tensor:
@@ -75,15 +79,30 @@ def target_factor(covariance: torch.Tensor, reach: float) -> torch.Tensor:
     return torch.linalg.cholesky(reach * covariance + (reach * _FLOOR * mean + _RESOLUTION)[:, None, None] * unit)
 
 
-def losses(walker: Walker, points, latent, batch, pool, drawn, options: Options) -> Losses:
-    """points (point, value), latent (point, latent) of all; batch, pool: numbers, the pool begins with the batch.
+def stretch(latent: torch.Tensor, made: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    """Mean of log^2( |x_i - x_j| / c |z_i - z_j| ) over places z_i, decoded x_i, and neighbours j.
 
-    minimise  KL( N(z, C(z)) || N(z, reach S(z)) ) + |x' - D(z + L(z) e)|^2 + |x - D(z)|^2 - log N(x - D(z); 0, R(z))
-
-    x' is the point whose place is nearest to the step's end, x itself, by its number, left out.
+    0 where the decoder keeps lengths but for the factor c, c^2 = values / latent, with which z has as much variance a
+    coordinate as x has a value. It is what makes the local bi-Lipschitz constant large, see `bilipschitz`, in a form
+    with a gradient.
     """
-    here = latent[batch]
-    covariance, _ = local_covariance(here, options.neighbors)
+    across, along = (((rows[near] - rows[:, None]) ** 2).mean(2) for rows in (made, latent))
+    return ((across + _COINCIDE).log() - (along + _COINCIDE).log()).square().mean() / 4
+
+
+def losses(walker: Walker, points, psi, latent, batch, pool, drawn, options: Options) -> Losses:
+    """points (point, value), psi (point, component), latent (point, latent) of all; batch, pool: numbers of points.
+
+    minimise  KL( N(z, C(z)) || N(z, reach S(z)) ) + log( |x' - D(z + L(z) e)|^2 + |x - D(z)|^2 )
+              + weight stretch(z, D)
+
+    x' is the point whose place is nearest to the step's end, x itself, by its number, left out; the pool begins with
+    the batch. `latent` is from the beginning of the epoch, z is now. The covariance shares no weights with chart and
+    decoder, which follow the errors and the stretch: in the logarithm, as shares of what they are.
+    """
+    moving = walker.chart(psi[batch])
+    here = moving.detach()
+    covariance, _, near = local_covariance(here, options.neighbors)
     factor = walker.factor(here)
     apart = divergence(factor, target_factor(covariance, options.reach)).mean()
     ends = here + (factor.detach() @ drawn[..., None])[..., 0]
@@ -91,17 +110,9 @@ def losses(walker: Walker, points, latent, batch, pool, drawn, options: Options)
     own = torch.arange(len(batch), device=far.device)
     far[own, own] = torch.inf
     wanted, given = points[pool[far.argmin(1)]], points[batch]
-    made, again = walker.decoder(ends), walker.decoder(here)
+    made, again = walker.decoder(ends), walker.decoder(moving)
     errors = ((made - wanted) ** 2).sum(1).mean() + ((again - given) ** 2).sum(1).mean()
-    return Losses(apart, errors, -_log_density(walker, here, (given - again).detach()).mean().to(errors))
-
-
-def _log_density(walker: Walker, latent: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """(point,) log N(residual; 0, R(z)), in double precision: single has no room for both narrow and shared noise."""
-    own, shared = (part.double() for part in walker.spread(latent))
-    residual = residual.double()
-    law = torch.distributions.LowRankMultivariateNormal(torch.zeros_like(residual), shared, own**2, validate_args=False)
-    return law.log_prob(residual)
+    return Losses(apart, errors, stretch(moving, again, near))
 
 
 def trained(
@@ -121,18 +132,20 @@ def trained(
         optimiser = torch.optim.Adam(_parameters(walker), lr=options.rate)
         checkpoints.give_moments(optimiser, moments)
         points = (on(walker, samples) - walker.centre) / walker.scale
-        latent = _all_places(walker, samples)
+        psi = _all_psi(walker, samples)
         order = np.random.default_rng([seed, 21]).permutation(len(samples))
         n_checked = min(max(_CHECKED_AT_LEAST, int(_CHECKED * len(order))), len(order) // 4, _CHECKED_AT_MOST)
         checked, fitted = order[:n_checked], order[n_checked:]
-        _check_spread(latent, fitted, options, seed)
+        variance = _spread(_charted(walker, psi), fitted, options, seed)
         if not found:
+            _start_steps(walker, options.reach * variance)
             _save(checkpoint, key, walker, optimiser, found, eigenvalues)
         epochs = range(len(found), options.epochs)
         for epoch in track(epochs, "random_walk: epochs", len(epochs)):
-            found.append(_epoch(walker, optimiser, (points, latent), fitted, options, seed, epoch))
+            found.append(_epoch(walker, optimiser, (points, psi), fitted, options, seed, epoch))
             _save(checkpoint, key, walker, optimiser, found, eigenvalues)
-        _size_noise(walker, points[checked], latent[checked])
+        latent = _charted(walker, psi)
+        fit_noise(walker, points, latent, fitted, checked, seed)
         fit_law(walker, latent, fitted, checked, seed)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -140,7 +153,7 @@ def trained(
 
 
 def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: Options, seed: int, epoch: int):
-    points, latent = data
+    (points, psi), latent = data, _charted(walker, data[1])
     rng, sums = np.random.default_rng([seed, 22, epoch]), torch.zeros(3, device=points.device)
     for update in range(UPDATES):
         part = (epoch * UPDATES + update) / (options.epochs * UPDATES)
@@ -148,12 +161,13 @@ def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: 
         pool = torch.from_numpy(rng.choice(fitted, min(_POOL, len(fitted)), replace=False)).to(points.device)
         drawn = torch.from_numpy(rng.standard_normal((options.batch, latent.shape[1]), np.float32)).to(points)
         try:
-            found = losses(walker, points, latent, pool[: options.batch], pool, drawn, options)
+            found = losses(walker, points, psi, latent, pool[: options.batch], pool, drawn, options)
         except torch.linalg.LinAlgError:  # of numbers that are not finite
             sums += torch.nan
             break
         optimiser.zero_grad()
-        found.total.backward()
+        # At first points are to be given back, and lengths are kept in the end.
+        found.total(part * options.lengths).backward()
         optimiser.step()
         sums += torch.stack([*found]).detach()
     means = (sums / UPDATES).tolist()
@@ -165,31 +179,48 @@ def _epoch(walker: Walker, optimiser, data: tuple, fitted: np.ndarray, options: 
     return means
 
 
-def _check_spread(latent: torch.Tensor, fitted: np.ndarray, options: Options, seed: int) -> None:
+def _spread(latent: torch.Tensor, fitted: np.ndarray, options: Options, seed: int) -> float:
+    """Median variance of a coordinate among the neighbours of a place."""
     some = np.random.default_rng([seed, 23]).choice(fitted, options.batch, replace=False)
-    covariance, _ = local_covariance(latent[torch.from_numpy(some).to(latent.device)], options.neighbors)
+    covariance, *_ = local_covariance(latent[torch.from_numpy(some).to(latent.device)], options.neighbors)
     variance = torch.diagonal(covariance, dim1=1, dim2=2).sum(1)
     share = float((variance < _COINCIDE).float().mean())
     if share > 0.5:
         cause = f"{share:.0%} of local covariances degenerate: {options.neighbors} latent neighbours are at one place"
         raise BadInput(Problem("HW-RW-006", "points", cause, "remove duplicates, or raise neighbors"))
+    return float(variance.median()) / latent.shape[1]
 
 
 @torch.no_grad()
-def _size_noise(walker: Walker, points: torch.Tensor, latent: torch.Tensor) -> None:
-    """Scale R so that residuals of points not fitted to have its size: r' R^-1 r is the number of values on average."""
-    residual = points - walker.decoder(latent)
-    squared = -2 * (_log_density(walker, latent, residual) - _log_density(walker, latent, torch.zeros_like(residual)))
-    walker.noise_scale.copy_((squared.median() / points.shape[1]).sqrt().clamp(0.5, 4.0))
+def _start_steps(walker: Walker, variance: float) -> None:
+    """Steps in every direction as wide as the neighbourhoods are, to begin with."""
+    diagonal = torch.arange(walker.description.n_latent)
+    walker.covariance.exit.weight *= 0.1
+    walker.covariance.exit.bias.zero_()
+    walker.covariance.exit.bias[diagonal * (diagonal + 3) // 2] = float(np.log(variance + _RESOLUTION)) / 2
 
 
-def _all_places(walker: Walker, samples: np.ndarray) -> torch.Tensor:
-    parts = [places(walker, samples[start : start + _ENCODED]) for start in range(0, len(samples), _ENCODED)]
-    return torch.from_numpy(np.concatenate(parts)).to(walker.scale)
+def _all_psi(walker: Walker, samples: np.ndarray) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([walker.psi(on(walker, part)) for part in _parts(samples)]).clone()
+
+
+def _charted(walker: Walker, psi: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([walker.chart(part) for part in _parts(psi)])
+
+
+def _parts(rows) -> list:
+    return [rows[start : start + _ENCODED] for start in range(0, len(rows), _ENCODED)]
 
 
 def _parameters(walker: Walker) -> list[torch.nn.Parameter]:
-    return [value for name, value in walker.named_parameters() if value.requires_grad and not name.startswith("ratio")]
+    """Those trained together; noise and potential are fitted after them."""
+    return [
+        value
+        for name, value in walker.named_parameters()
+        if value.requires_grad and not name.startswith(("noise", "potential"))
+    ]
 
 
 def _started(samples: np.ndarray, make_encoder, described, seed: int):
@@ -202,14 +233,13 @@ def _started(samples: np.ndarray, make_encoder, described, seed: int):
         walker.centre.copy_(torch.from_numpy(centre))
         spread = float(np.sqrt(((samples - centre) ** 2).mean()))
         walker.scale.fill_(max(spread, np.finfo(np.float32).tiny))
-        latent = _all_places(walker, samples).double()
-        walker.latent_centre.copy_(latent.mean(0))
-        walker.latent_scale.copy_(latent.std().clamp_min(torch.finfo(torch.float32).tiny))
-        with torch.no_grad():  # steps of a tenth at first
-            diagonal = torch.arange(described(encoder.description).n_latent)
-            walker.covariance.exit.weight *= 0.1
-            walker.covariance.exit.bias.zero_()
-            walker.covariance.exit.bias[diagonal * (diagonal + 3) // 2] = float(np.log(0.1))
+        psi = _all_psi(walker, samples).double()
+        walker.psi_centre.copy_(psi.mean(0))
+        walker.psi_scale.copy_(psi.std().clamp_min(torch.finfo(torch.float32).tiny))
+        with torch.no_grad():  # the leading coordinates at first
+            walker.straight.weight.copy_(torch.eye(*walker.straight.weight.shape))
+            walker.bent.exit.weight *= 0.1
+            walker.bent.exit.bias.zero_()
     return walker, {}, [], eigenvalues
 
 

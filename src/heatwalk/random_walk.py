@@ -18,7 +18,7 @@ from heatwalk.surroundings import even
 
 _MOST_STEPS = 100  # until the walk has mixed
 _WIDTH, _NOISE_RANK = 128, 8
-_FULL_NOISE = 128  # values of a point: of more, noise has one shared direction
+_MANY = 128  # values of a point: of more, noise has one shared direction and networks are twice as wide
 _WALKED = 2**13  # walkers at a time
 
 
@@ -31,7 +31,7 @@ class RandomWalk(NamedTuple):
     burst: Any  # (particle,) int64, number of the walker that drew it
     seeds: Any  # (particle,) int64, where that walker began: a row of the points given
     mixing: Any  # (step, 2) float64, R of the seed and of the law; NaN at the first step
-    losses: Any  # (epoch, 3) float64: divergence, reconstruction, noise
+    losses: Any  # (epoch, 3) float64: divergence, reconstruction, stretch
     eigenvalues: Any  # (mode,) float64, of the encoder
     weights: Any  # (byte,) uint8, safetensors
     description: Any  # (byte,) uint8, JSON
@@ -58,13 +58,15 @@ def random_walk(
     kept: str = "last",
     noise: bool = True,
     encoder: str = "deep_diffusion_map",
-    n_components: int = 10,
+    n_components: int = 30,
     t: int = 1,
+    latent: int = 10,
     neighbors: int = 16,
     batch: int = 256,
     reach: float = 1.0,
     epochs: int = 20,
     rate: float = 1e-3,
+    lengths: float = 5.0,
     decode: bool | str = "auto",
     seed: int = 0,
     threads: int | None = None,
@@ -76,54 +78,53 @@ def random_walk(
 
         z = psi(x),  z' ~ N(z, C(z)),  x' = D(z'),  and on from psi(x')
 
-    psi, see `encoders.encoder`, is trained first; C and D as `local_evidence.losses` says: C towards `reach` times the
-    covariance of the `neighbors` nearest places in a `batch`, D towards the point whose place is nearest to z'. Given
-    out is D(psi(x')), with `noise` also a draw from N(0, R), R what D leaves of the samples: D alone is their surface.
-    points: (cell, component). The samples are all, or those not held out (split 0) of which `condition` holds.
+    psi: `n_components` diffusion coordinates, see `encoders.encoder`, trained first, of which a chart makes `latent` in
+    which D keeps lengths. C and D as `local_evidence.losses` says: C towards `reach` times the covariance of the
+    `neighbors` nearest places in a `batch`, D towards the point whose place is nearest to z'. Given out is D(psi(x')),
+    with `noise` also a draw from N(0, R), R what D leaves of the samples: D alone is their surface.
+    points: (cell, component). Samples: all, or those not held out (split 0) of which `condition` holds.
     seeds: "samples", evenly chosen ones; `column=value`; names of cells, or row numbers. steps: a number; "auto": until
     by `mixing.split_rhat` the walkers' law stands still and seeds are forgotten, at most 100; from "samples" the first.
     kept: points of the "last" step, or of "all". A walk stays in a group farther off from others than steps reach.
     checkpoint: a file with the state after every epoch, from which a run goes on. device: "cpu" or "cuda".
-    Raises BadInput for options out of bounds, more components than eigenvalues, zero covariances, unknown seeds, NaN.
+    Raises BadInput for options out of bounds, too few eigenvalues, zero covariances, unknown seeds, NaN.
     Source: Li, Lindenbaum, Cheng, Cloninger, Variational diffusion autoencoders with random walk sampling (2020).
     """
     out = {} if out is None else out
     _check_choices(encoder, kept, steps, noise, decode, pca, device)
     rows = train_rows(points, cells, condition, "HW-RW-008")
     samples = _checked(read(points, rows))
-    options = _options((neighbors, batch, reach, epochs, rate), n_points, n_components, len(samples))
+    options = _options((neighbors, batch, reach, epochs, rate, lengths), n_points, n_components, latent, len(samples))
     began = _seeds(seeds, points, cells, rows, samples, n_points, np.random.default_rng([seed, 24]))
     with compute.one_blas_thread():
-        found, trained = _trained(samples, encoder, (n_components, t), options, (seed, threads), device, checkpoint)
-        places, at = np.unique(began, return_inverse=True)
-        from_law, rng = isinstance(seeds, str) and seeds == "samples", np.random.default_rng([seed, 25])
-        trail, mixing = _walked(trained, read(points, places)[at], steps, from_law, rng)
-        drawn = [_points(trained, latent, noise, rng) for latent in (trail if kept == "all" else trail[-1:])]
-        found |= _beside(samples, rows, as_unseen(np.concatenate(drawn), pca), seed, threads)
+        sizes, common = (n_components, t, latent), (seed, threads, device, checkpoint)
+        found, trained = _trained(samples, encoder, sizes, options, common)
+        from_law = isinstance(seeds, str) and seeds == "samples"
+        drawn, walked = _walk(trained, points, began, (steps, from_law, kept, noise), np.random.default_rng([seed, 25]))
+        found |= walked | _beside(samples, rows, as_unseen(drawn, pca), seed, threads)
         decode_where(decode, found["points"], cells, pca, out)
-    walkers, first = np.arange(n_points), len(trail) - len(drawn) + 1
-    found |= {"step": np.repeat(np.arange(first, len(trail) + 1), n_points), "burst": np.tile(walkers, len(drawn))}
-    for name, array in (found | {"seeds": np.tile(began, len(drawn)), "mixing": mixing}).items():
+    for name, array in found.items():
         arrays.make(out, name, array.shape, array.dtype)[...] = array
     return RandomWalk(**{name: out[name] for name in RandomWalk._fields if name in out})
 
 
-def _trained(samples, kind: str, of: tuple[int, int], options, common: tuple, device: str, checkpoint: Path | None):
+def _trained(samples, kind: str, of: tuple, options, common: tuple):
     """What training gives of a result, and the walker."""
     from heatwalk import local_evidence, walker
 
-    seed, threads = common
+    seed, threads, device, checkpoint = common
     limits = {"seed": seed, "threads": threads, "device": device, "checkpoint": encoders.encoder_checkpoint(checkpoint)}
-    rank = min(samples.shape[1], _NOISE_RANK) if samples.shape[1] <= _FULL_NOISE else 1
-    sizes = {"n_values": samples.shape[1], "width": _WIDTH, "noise_rank": rank}
+    n_values, many = samples.shape[1], samples.shape[1] > _MANY
+    sizes = {"n_latent": of[2], "n_values": n_values, "width": _WIDTH * (1 + many)}
+    sizes |= {"noise_rank": 1 if many else min(n_values, _NOISE_RANK)}
 
     def make_encoder():
-        return encoders.encoder(samples, kind, *of, **limits)
+        return encoders.encoder(samples, kind, *of[:2], **limits)
 
     def described(encoder):
         return walker.Description(encoder, **sizes)
 
-    asked = f"{kind} {of} {sizes}"
+    asked = f"{kind} {of[:2]} {sizes}"
     made = local_evidence.trained(samples, make_encoder, described, asked, options, seed, checkpoint, device)
     trained, losses, eigenvalues = made
     weights, description = walker.saved(trained)
@@ -143,18 +144,37 @@ def _beside(samples: np.ndarray, rows: np.ndarray, points: np.ndarray, seed: int
     return {"points": points, "flagged": flagged, "distances": distances, "nearest": rows[names]}
 
 
+def _walk(walker, points, began: np.ndarray, how: tuple, rng) -> tuple[np.ndarray, dict]:
+    """New points, and the step, the walker and the seed of each, from rows of the points where walkers began."""
+    steps, from_law, kept, noise = how
+    start, at = np.unique(began, return_inverse=True)
+    trail, mixing = _walked(walker, read(points, start)[at], steps, from_law, rng)
+    drawn = [_points(walker, places, noise, rng) for places in (trail if kept == "all" else trail[-1:])]
+    numbers = np.arange(len(trail) - len(drawn), len(trail)) + 1
+    return np.concatenate(drawn), {
+        "step": np.repeat(numbers, len(began)),
+        "burst": np.tile(np.arange(len(began)), len(drawn)),
+        "seeds": np.tile(began, len(drawn)),
+        "mixing": mixing,
+    }
+
+
 def _walked(walker, start: np.ndarray, steps: int | str, from_law: bool, rng):
     """(latent places after each step, (step, 2) R of the seed and of the law)."""
-    from heatwalk.walker import burst, places
+    from heatwalk.walker import burst, diffusion_coordinates, places
+
+    def looked_at(at):
+        return _in_parts(lambda block: diffusion_coordinates(walker, block), at)
 
     at = _in_parts(lambda block: places(walker, block), start)
-    trail, told = [at], []
+    trail, told, seen = [at], [], [looked_at(at)]
     most = _MOST_STEPS if steps == "auto" else steps
     while len(told) < most:
         at = _in_parts(lambda block: burst(walker, block, rng), at)
         trail.append(at)
+        seen.append(looked_at(at))
         number = len(trail) - 1
-        told.append(split_rhat(trail[number // 2], at) if number > 1 else (np.nan, np.nan))
+        told.append(split_rhat(seen[number // 2], seen[-1]) if number > 1 else (np.nan, np.nan))
         stands = [told[-1][1]] if from_law else told[-1]
         if steps == "auto" and number > 1 and max(stands) <= bound(len(at)):
             break
@@ -237,24 +257,31 @@ def _check_choices(encoder: str, kept: str, steps, noise, decode, pca, device: s
     check_decode(decode, pca, "HW-RW-002", "random_walk")
 
 
-def _options(given: tuple, n_points, n_components, n_samples: int):
+def _check_sizes(n_points, n_components, latent, n_samples: int) -> None:
+    _check_whole("n_points", n_points, 1, np.inf, n_samples)
+    _check_whole("n_components", n_components, 1, n_samples // 3, n_samples)
+    if not (isinstance(latent, Integral) and 1 <= latent <= n_components):
+        cause = f"{latent!r} is no whole number from 1 to the {n_components} diffusion coordinates they are made of"
+        remedy = f"set latent to {n_components} or less, or raise n_components"
+        raise BadInput(Problem("HW-RW-002", "latent", cause, remedy))
+
+
+def _check_whole(name: str, value, least: int, largest: float, n_samples: int) -> None:
+    if not (isinstance(value, Integral) and least <= value <= largest):
+        bounds = f"from {least}{f' to {largest}' if largest < np.inf else ''}"
+        cause = f"{value!r} is no whole number {bounds}, of {n_samples} samples"
+        remedy = f"set {name} to {int(largest) if largest < np.inf else least}"
+        raise BadInput(Problem("HW-RW-002", name, cause, remedy))
+
+
+def _options(given: tuple, n_points, n_components, latent, n_samples: int):
     from heatwalk.local_evidence import Options
 
+    _check_sizes(n_points, n_components, latent, n_samples)
     options = Options(*given)
-    most = n_samples - max(1, n_samples // 4)
-    whole = {
-        "n_points": (n_points, 1, np.inf),
-        "n_components": (n_components, 1, n_samples // 3),
-        "batch": (options.batch, 4, most),
-        "neighbors": (options.neighbors, 3, np.inf),
-        "epochs": (options.epochs, 1, np.inf),
-    }
-    for name, (value, least, largest) in whole.items():
-        if not (isinstance(value, Integral) and least <= value <= largest):
-            bounds = f"from {least}{f' to {largest}' if largest < np.inf else ''}"
-            cause = f"{value!r} is no whole number {bounds}, of {n_samples} samples"
-            remedy = f"set {name} to {int(largest) if largest < np.inf else least}"
-            raise BadInput(Problem("HW-RW-002", name, cause, remedy))
+    _check_whole("batch", options.batch, 4, n_samples - max(1, n_samples // 4), n_samples)
+    _check_whole("neighbors", options.neighbors, 3, np.inf, n_samples)
+    _check_whole("epochs", options.epochs, 1, np.inf, n_samples)
     if options.neighbors >= options.batch:
         cause = f"a batch of {options.batch} has no {options.neighbors} neighbors of a point"
         remedy = f"set batch to {2 * options.neighbors} or more, or neighbors to {max(3, options.batch // 4)}"
@@ -262,4 +289,8 @@ def _options(given: tuple, n_points, n_components, n_samples: int):
     for name, value in (("reach", options.reach), ("rate", options.rate)):
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
             raise BadInput(Problem("HW-RW-002", name, f"{value!r} is no number above 0", f"set {name} above 0"))
+    if not (isinstance(options.lengths, Real) and 0 <= options.lengths < np.inf):
+        raise BadInput(
+            Problem("HW-RW-002", "lengths", f"{options.lengths!r} is no number from 0 on", "set lengths to 0")
+        )
     return options

@@ -152,7 +152,7 @@ SCHEMAS: dict[str, dict[str, Array]] = {
         "burst": Array(("particle",), "i", "Number of the walker that drew it."),
         "seeds": Array(("particle",), "i", "Number of the cell where that walker began."),
         "mixing": Array(("walk_step", "side"), "f", "R of the walkers' places: of the seed, and of the law."),
-        "losses": Array(("epoch", "loss"), "f", "Divergence, reconstruction and noise of the training."),
+        "losses": Array(("epoch", "loss"), "f", "Divergence, reconstruction and stretch of the training."),
         "eigenvalues": Array(("mode",), "f", "Eigenvalues of the encoder's walk."),
         "weights": Array(("byte",), "u", "The walker's weights as safetensors."),
         "description": Array(("byte",), "u", "What the walker is, JSON."),

@@ -1,11 +1,12 @@
 """A walker: an encoder, local covariances, a decoder and its noise, kept as safetensors and run without the data.
 
-    x --- encoder (frozen) --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
-                                   +-- decoder     D(z)                   x' = D(z')
-                                   +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', what D leaves of x
-                                   +-- ratio       log r(z), how likely a step's end is kept
+    x --- encoder (frozen) --- psi --- chart --- z --+-- covariance  C(z) = L(z) L(z)' --- z' = z + L(z) e
+                                                     +-- decoder     D(z)                   x' = D(z')
+                                                     +-- noise       R(z) = diag(s(z)^2) + F(z) F(z)', left by D
+                                                     +-- potential   f(z), which of several ends a step goes to
 
-Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`.
+Points are in their own units outside, centred and scaled inside. The encoder is a network of `networks`, for diffusion
+coordinates psi; the chart makes coordinates of them in which the decoder keeps lengths, but for one factor.
 """
 
 import json
@@ -19,25 +20,23 @@ from torch import nn
 from heatwalk import checkpoints, networks
 from heatwalk.errors import BadInput, Problem
 
-FORMAT = "heatwalk walker 1"
+FORMAT = "heatwalk walker 2"
 MOST_BYTES = 64 * 10**6
 _BLOCKS = 2
-_REDRAWS = 7
+DRAWS = 8  # ends that a step goes to one of
 _PASSES = 2  # of decoding and encoding at the end of a step
 _LEAST_LOG = -7.0  # of a length within: single precision knows no smaller one beside 1
+_MOST_LOG = 3.0  # of a value's noise beside its usual size, and of its shared noise: no draw is far beyond residuals
 
 
 class Description(NamedTuple):
     """All that is needed to build a walker, apart from its weights."""
 
     encoder: networks.Description
+    n_latent: int  # coordinates of a place
     n_values: int  # of a point
     width: int  # of the hidden layers
     noise_rank: int  # columns of F
-
-    @property
-    def n_latent(self) -> int:
-        return self.encoder.n_components
 
 
 class Walker(nn.Module):
@@ -45,21 +44,37 @@ class Walker(nn.Module):
         super().__init__()
         self.description, (latent, values) = description, (description.n_latent, description.n_values)
         self.encoder = networks.Network(description.encoder).requires_grad_(False)
-        for name, length in (("latent_centre", latent), ("centre", values)):
+        given = description.encoder.n_components
+        for name, length in (("psi_centre", given), ("centre", values), ("noise_unit", values)):
             self.register_buffer(name, torch.zeros(length))
-        for name in ("latent_scale", "scale", "noise_scale"):
+        for name in ("psi_scale", "scale"):
             self.register_buffer(name, torch.ones(()))
-        for name in ("ratio_share", "ratio_level"):
+        for name in ("noise_share", "potential_share"):
             self.register_buffer(name, torch.zeros(()))
+        self.straight = nn.Linear(given, latent, bias=False)
+        self.bent = _Perceptron(given, latent, description.width)
         self.covariance = _Perceptron(latent, latent * (latent + 1) // 2, description.width)
         self.decoder = _Perceptron(latent, values, description.width)
         self.noise = _Perceptron(latent, values * (1 + description.noise_rank), description.width)
-        self.ratio = _Perceptron(latent, 1, description.width)
+        self.potential = _Perceptron(latent, 1, description.width)
         self._lower = torch.tril_indices(latent, latent)
+
+    @property
+    def unit(self) -> float:
+        """The length in the points' units that a unit of z stands for: of both the variance is that of all values."""
+        return float(self.scale) * (self.description.n_values / self.description.n_latent) ** 0.5
+
+    def psi(self, points: torch.Tensor) -> torch.Tensor:
+        """(point, component) diffusion coordinates of points in their own units, of mean 0 and variance 1."""
+        return (self.encoder(points) - self.psi_centre) / self.psi_scale
+
+    def chart(self, psi: torch.Tensor) -> torch.Tensor:
+        """(point, latent) z."""
+        return self.straight(psi) + self.bent(psi)
 
     def encoded(self, points: torch.Tensor) -> torch.Tensor:
         """(point, latent) z of points in their own units."""
-        return (self.encoder(points) - self.latent_centre) / self.latent_scale
+        return self.chart(self.psi(points))
 
     def decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """(point, value) D(z) in the points' own units."""
@@ -76,9 +91,10 @@ class Walker(nn.Module):
         )
 
     def spread(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(point, value) s(z) and (point, value, rank) F(z), in the units within."""
-        made = self.noise(latent).unflatten(1, (self.description.n_values, -1))
-        return made[..., 0].clamp(_LEAST_LOG, -_LEAST_LOG).exp() * self.noise_scale, made[..., 1:] * self.noise_scale
+        """(point, value) s(z) and (point, value, rank) F(z), in the units within: see `leftover.fit_noise`."""
+        made = self.noise_share * self.noise(latent).unflatten(1, (self.description.n_values, -1))
+        made = _MOST_LOG * (made / _MOST_LOG).tanh()  # a limit with a gradient
+        return made[..., 0].exp() * self.noise_unit, made[..., 1:] * self.noise_unit[:, None]
 
 
 class _Perceptron(nn.Module):
@@ -120,24 +136,35 @@ def burst(walker: Walker, places: np.ndarray, rng: np.random.Generator) -> np.nd
     """(point, latent) where one step leads from latent places: z' = z + L e, x' = D(z'), and the encoder's place of x'.
 
     Decoding and encoding move a place onto the encoded surface, whose decoded points lie on that of the data. Of a wide
-    step from a surface that bends once is not enough: it is done twice (docs/decisions.md). An end is kept with a
-    probability in proportion to `ratio`, or else drawn again, up to seven times: see `law.fit_law`.
+    step from a surface that bends once is not enough: it is done twice (docs/decisions.md). Of eight ends one is taken,
+    with a probability in proportion to exp f, so that the law of the data stays: see `law.fit_law`.
     """
     with torch.inference_mode():
-        latent = on(walker, places)
-        reached, settled = ends(walker, latent, rng), torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
-        for _ in range(_REDRAWS if walker.ratio_share > 0 else 0):
-            kept = (walker.ratio_share * walker.ratio(reached)[:, 0] - walker.ratio_level).clamp_max(0).exp()
-            drawn = torch.from_numpy(rng.uniform(size=len(kept)).astype(np.float32)).to(kept)
-            settled |= drawn < kept
-            reached = torch.where(settled[:, None], reached, ends(walker, latent, rng))
-        return reached.cpu().numpy()
+        return chosen(walker, drawn_ends(walker, on(walker, places), rng), rng).cpu().numpy()
+
+
+def drawn_ends(walker: Walker, latent: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """(point, draw, latent) the ends that a step goes to one of: eight, or one where all would be alike."""
+    return torch.stack([ends(walker, latent, rng) for _ in range(DRAWS if walker.potential_share > 0 else 1)], dim=1)
+
+
+def chosen(walker: Walker, reached: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """(point, latent) one of the ends of each, with a probability in proportion to exp f."""
+    chance = torch.from_numpy(rng.gumbel(size=reached.shape[:2]).astype(np.float32)).to(reached)
+    best = (chance + walker.potential_share * walker.potential(reached)[..., 0]).argmax(1)
+    return reached[torch.arange(len(reached), device=reached.device), best]
 
 
 def places(walker: Walker, points: np.ndarray) -> np.ndarray:
     """(point, latent) of points in their own units."""
     with torch.inference_mode():
         return walker.encoded(on(walker, points)).cpu().numpy()
+
+
+def diffusion_coordinates(walker: Walker, places: np.ndarray) -> np.ndarray:
+    """(point, component) psi of the decoded points, the slowest first."""
+    with torch.inference_mode():
+        return walker.psi(walker.decoded(on(walker, places))).cpu().numpy()
 
 
 def points_at(walker: Walker, places: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -206,4 +233,11 @@ def loaded(weights: bytes, description: str, where: str = "walker") -> Walker:
 
 def _unfit(where: str, error: Exception) -> BadInput:
     cause = f"has a description or weights that cannot be used ({error})"
-    return BadInput(Problem("HW-RW-010", where, cause, "use the two files that were written together"))
+    return BadInput(
+        Problem(
+            "HW-RW-010",
+            where,
+            cause,
+            "use the two files that were written together, or make them again with this version",
+        )
+    )
