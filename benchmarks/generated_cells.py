@@ -1,12 +1,15 @@
 """Are generated cells of a label like held-out ones, and no copies? The workflow on real data, one condition a row.
 
-    python benchmarks/generated_cells.py [FOLDER]        data from HEATWALK_DATA (default ../shared/data)
+    python benchmarks/generated_cells.py [FOLDER] [--generator random_walk] [--rows paul15,hues9]
+
+Data from HEATWALK_DATA (default ../shared/data).
 
 Prints, for every row: samples and points compared; share of generated and of held-out cells that a classifier takes for
 the label; coverage of generated and of real cells; memorisation (by chance .05); share flagged; Sinkhorn over its
-floor; seconds and peak memory of the stage particles.
+floor; seconds and peak memory of the generator.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -34,24 +37,26 @@ ROWS = {  # name: source, kind, columns, condition, more options
     "hues9_day0": (*HUES, "day=0", ""),
     "hues9_day4": (*HUES, "day=4", ""),
     "hues9_day10": (*HUES, "day=10", ""),
+    "hues9_walk_from_0": (*HUES, "", ", random_walk: {seeds: day=0}"),
     "hues9_0_to_2": (*HUES, "day=2", ", particles: {start: day=0, condition: day=2}"),
 }
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, generator: str, rows: list[str]) -> None:
     (folder / "config").mkdir(parents=True)
     table, options = ["name\tsource\tkind\tcolumns\tstages"], [f"roots: [{DATA}, .]", "overrides:"]
-    for name, (source, kind, columns, condition, more) in ROWS.items():
-        table.append("\t".join((name, str(DATA / source), kind, columns, "particles,generation_metrics,report")))
-        asked = "" if "particles" in more else f", particles: {{condition: {condition}}}" if condition else ""
+    for name in rows:
+        source, kind, columns, condition, more = ROWS[name]
+        table.append("\t".join((name, str(DATA / source), kind, columns, f"{generator},generation_metrics,report")))
+        asked = "" if generator in more else f", {generator}: {{condition: {condition}}}" if condition else ""
         label = f"generation_metrics: {{label: {CLUSTER if kind == 'counts' else 'day'}}}"
         options.append(f"  {name}: {{{label}{asked}{more}}}")
     (folder / "config" / "datasets.tsv").write_text("\n".join(table) + "\n")
     (folder / "config" / "config.yaml").write_text("\n".join(options) + "\n")
 
 
-def row(results: Path) -> str:
-    made, found = (store.read(results / stage) for stage in ("particles", "generation_metrics"))
+def row(results: Path, generator: str) -> str:
+    made, found = (store.read(results / stage) for stage in (generator, "generation_metrics"))
     split = store.read(results / "cells")["split"][:]
     value, floor = (dict(zip(MEASURES, found[name][:], strict=True)) for name in ("values", "floor"))
     run, sinkhorn = made.run, value["sinkhorn"] / floor["sinkhorn"]
@@ -64,17 +69,22 @@ def row(results: Path) -> str:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="heatwalk-"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--generator", choices=("particles", "random_walk"), default="particles")
+    parser.add_argument("--rows", default=",".join(name for name in ROWS if "walk" not in name))
+    given = parser.parse_args()
+    folder, rows = given.folder or Path(tempfile.mkdtemp(prefix="heatwalk-")), given.rows.split(",")
     if not (folder / "config").exists():
-        prepare(folder)
+        prepare(folder, given.generator, rows)
     command = [sys.executable, "-m", "heatwalk.cli", "run", "--cores", "2", "--keep-going"]
     subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     print("| row | training cells | compared | label | held out | coverage | real | memorisation | flagged | "
           "Sinkhorn / floor | two_sample | s | MiB |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for name in ROWS:
+    for name in rows:
         done = (folder / "results" / name / "generation_metrics" / "manifest.json").exists()
-        print(row(folder / "results" / name) if done else f"| {name} | failed: see logs |")
+        print(row(folder / "results" / name, given.generator) if done else f"| {name} | failed: see logs |")
 
 
 if __name__ == "__main__":

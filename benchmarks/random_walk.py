@@ -330,7 +330,9 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="of a VAE's training over as many as 60,000 images")
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--neighbors", type=int, default=16)
-    parser.add_argument("--lengths", type=float, default=10.0, help="weight of keeping them: walks, bilipschitz, digits")
+    parser.add_argument(
+        "--lengths", type=float, default=10.0, help="weight of keeping them: walks, bilipschitz, digits"
+    )
     parser.add_argument("--encoder", default="deep_diffusion_map", help="of walks and digits; or spectralnet")
     parser.add_argument("--batch", type=int, default=256, help="of a walk over digits")
     parser.add_argument("--components", type=int, default=32, help="diffusion coordinates of digits")
