@@ -324,7 +324,8 @@ def log_filters() -> dict:
 )
 def test_processes_end_with_the_one_that_started_them(tmp_path, end):
     (tmp_path / "long.py").write_text(
-        "import time\nfrom heatwalk import compute\n"
+        "import signal, time\nfrom heatwalk import compute\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job in the background ignores it
         "if __name__ == '__main__':\n"
         "    with compute.workers('processes', 2) as workers:\n"
         "        for done in workers.in_order(time.sleep, [0.01, 0.01, 600, 600]):\n"
