@@ -169,8 +169,11 @@ def mnist(count: int):
         names = sorted(file.files)
         images = next(file[name] for name in names if file[name].ndim == 3 and len(file[name]) == 60_000)
         labels = next(file[name] for name in names if file[name].ndim == 1 and len(file[name]) == 60_000)
+        tests = [file[name] for name in names if len(file[name]) == 10_000]
+    tests.sort(key=lambda array: -array.ndim)  # images, labels
     rows = np.random.default_rng(0).permutation(60_000)
-    return (images.reshape(60_000, -1)[rows] / np.float32(255)), labels[rows], slice(0, count)
+    images, labels = np.concatenate([images[rows], tests[0]]), np.concatenate([labels[rows], tests[1]])
+    return images.reshape(70_000, -1) / np.float32(255), labels, slice(0, count)
 
 
 def bilipschitz(given) -> None:
@@ -218,25 +221,38 @@ def bilipschitz(given) -> None:
             print(f"{name}: {np.mean(left):.3f} of the images' variance is left by encoding and decoding")
 
 
-def digits(given) -> None:
+def classifier(images, labels):
+    """`told(images)` digits, by a small convolutional network."""
     import torch
     from torch import nn
 
-    from heatwalk.walker import places, points_at
-
-    images, labels, train = mnist(given.images)
     torch.manual_seed(0)
-    classifier = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, 10))
-    optimiser = torch.optim.Adam(classifier.parameters(), 1e-3)
-    others = slice(0 if given.images == 60_000 else given.images, None)  # on images that the walk never sees, if any
-    values, wanted = torch.from_numpy(images[others]), torch.from_numpy(labels[others].astype(np.int64))
-    for _ in range(5):
+    layers = [nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 5)]
+    layers += [nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, 128), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(128, 10))
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    values, wanted = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+    for _ in range(1 + 200_000 // len(values)):
         for rows in torch.randperm(len(values)).split(128):
-            loss = nn.functional.cross_entropy(classifier(values[rows]), wanted[rows])
+            loss = nn.functional.cross_entropy(network(values[rows]), wanted[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    classifier.eval()
+    network.eval()
+
+    def told(images):
+        with torch.inference_mode():
+            parts = torch.from_numpy(np.asarray(images, np.float32)).split(1000)
+            return torch.cat([network(part).argmax(1) for part in parts]).numpy()
+
+    return told
+
+
+def digits(given) -> None:
+    from heatwalk.walker import places, points_at
+
+    images, labels, train = mnist(given.images)
+    told = classifier(images[given.images :], labels[given.images :])  # on images that the walk never sees
     started = time.perf_counter()
     options = {"steps": 8, "kept": "all", "noise": False, "epochs": given.epochs, "neighbors": given.neighbors}
     options |= {"n_components": given.components, "latent": given.latent, "reach": given.reach}
@@ -244,10 +260,7 @@ def digits(given) -> None:
     samples = images[train].astype(np.float64)
     made = hw.random_walk(samples, n_points=2000, seeds=list(range(2000)), **options)
     decoded = points_at(made.walker, places(made.walker, samples[:2000]))
-    with torch.inference_mode():
-        found = classifier(torch.from_numpy(made.points.astype(np.float32))).argmax(1).numpy()
-        still = classifier(torch.from_numpy(decoded.astype(np.float32))).argmax(1).numpy()
-        known = classifier(torch.from_numpy(images[:2000])).argmax(1).numpy()
+    found, still, known = told(made.points), told(decoded), told(images[:2000])
     print("| step | share that keeps the digit, % |\n|---|---|")
     print(f"| the image itself | {100 * (known == labels[:2000]).mean():.1f} |")
     print(f"| 0, encoded and decoded | {100 * (still == labels[:2000]).mean():.1f} |")
