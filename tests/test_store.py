@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,20 @@ def test_a_manifest_that_was_put_back_finds_its_data_and_its_links(folder):
     assert store.verify(folder) == []
     assert (store.read(folder)["indices"][:] == 1).all()
     assert (folder / "atlas.h5ad").read_text() == "file 1"
+
+
+def test_a_manifest_that_is_being_put_back_is_waited_for_and_an_empty_one_is_damage(folder, monkeypatch):
+    """Snakemake copies it over the one that stands, which is empty until the copy is written."""
+    manifest = publish(folder)
+    content = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_bytes(b"")
+    copying = threading.Timer(0.2, (folder / "manifest.json").write_bytes, [content])
+    copying.start()
+    assert store.read(folder).root == manifest["root"]
+    copying.join()
+    monkeypatch.setattr(store, "_PUT_BACK", 0.05)
+    (folder / "manifest.json").write_bytes(b"")
+    assert [problem.code for problem in store.verify(folder)] == ["HW-ST-001"]
 
 
 def test_a_damaged_manifest_costs_no_data(folder, tmp_path):

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from heatwalk.lock import hold
 FORMAT = 1
 # Names that publication gives: data under its hash, and a file on its way to its name.
 LEFTOVER = re.compile(r"[0-9a-f]{64}(-\d+)?(\.\w+)+|\..+\.[0-9a-f]{32}")
+_PUT_BACK = 1.0  # second: Snakemake copies the manifest of before a failed job over that which stands, empty meanwhile
 _REMEDY = "delete this folder and run the workflow again: it remakes exactly what is missing"
 
 
@@ -364,8 +366,11 @@ def intact(content: bytes | None) -> dict | None:
 
 
 def _bytes(path: Path) -> bytes | None:
+    until = time.monotonic() + _PUT_BACK
     try:
-        return Path(path).read_bytes()
+        while not (content := Path(path).read_bytes()) and time.monotonic() < until:
+            time.sleep(0.01)
+        return content
     except OSError:
         return None
 
