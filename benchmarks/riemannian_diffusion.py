@@ -23,7 +23,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
-from heatwalk import score_flow, score_matching
+from heatwalk import outlying, score_flow, score_matching
 from heatwalk.baselines import densities, lattice
 from heatwalk.baselines.other_kernels import Straight, Walked
 from heatwalk.charts import Chart
@@ -231,14 +231,22 @@ def su3(given) -> None:
 
 
 def outliers(title: str, known, labels, usual, unusual, given) -> None:
-    """AUROC and FPR at 95% of unit vectors that are unusual: by density, nearest known point, Mahalanobis distance."""
+    """AUROC and FPR at 95% of unit vectors that are unusual: by `heatwalk.outlying`, nearest known point, Mahalanobis
+    distance, and with `--density` by the density of a trained network."""
     from sklearn.metrics import roc_auc_score
 
-    space = Sphere(known.shape[1] - 1)
-    network, seconds = fitted(space, known, given, 0, sigma_min=given.sigma_min)
+    space, began = Sphere(known.shape[1] - 1), time.time()
     both = np.concatenate([usual, unusual])
     truth = np.r_[np.zeros(len(usual)), np.ones(len(unusual))]
-    scores = {"density": -score_flow.log_density(network, both, threads=1)}
+    left = np.random.default_rng(0).permutation(len(known))[: len(known) // 9]
+    kept = np.delete(known, left, axis=0)
+    least = finest_noise(Chart(space, "points"), known, 0, None) ** 2
+    sizes = {"dimension": space.dimension, "least": least, "most": given.prototypes, "threads": 1}
+    scores = {"out of distribution": outlying.unusual(outlying.outlying(kept, known[left], **sizes), both, 1)}
+    seconds = time.time() - began
+    if given.density:
+        network, seconds = fitted(space, known, given, 0, sigma_min=given.sigma_min)
+        scores["density"] = -score_flow.log_density(network, both, threads=1)
     for k in (1, 50):
         scores[f"neighbour {k}"] = np.partition(1 - both @ known.T, k - 1, axis=1)[:, k - 1]
     means = np.stack([known[labels == label].mean(0) for label in np.unique(labels)])
@@ -250,7 +258,7 @@ def outliers(title: str, known, labels, usual, unusual, given) -> None:
         bound = np.quantile(score[truth == 0], 0.95)
         wrong = (score[truth == 1] <= bound).mean()
         print(f"| {title} | {name} | AUROC {roc_auc_score(truth, score):.4f} | FPR at 95% {wrong:.3f} |", flush=True)
-    print(f"# {seconds:.0f} s of training", flush=True)
+    print(f"# {len(usual)} and {len(unusual)} points, {seconds:.0f} s", flush=True)
 
 
 def cells(given) -> None:
@@ -259,7 +267,8 @@ def cells(given) -> None:
     points = matrix.astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     kinds, counts = np.unique(types, return_counts=True)
-    for kind in kinds[np.argsort(-counts)][1:6][: given.held_out]:
+    most_first = kinds[np.argsort(-counts)][: (counts >= 60).sum()]
+    for kind in most_first if given.types == "all" else given.types.split(","):
         rows = np.random.default_rng(0).permutation(np.flatnonzero(types != kind))
         known, usual = rows[: int(0.8 * len(rows))], rows[int(0.8 * len(rows)) :]
         tested = points[usual][: given.tested], points[types == kind][: given.tested]
@@ -358,7 +367,8 @@ def main() -> None:
     parser.add_argument("--ways", default="exact,random walk,flow", help="of su3: from links to noise")
     parser.add_argument("--samples", type=int, default=256, help="of su3, with weights")
     parser.add_argument("--updates", type=int, default=600, help="of the contrastive encoder")
-    parser.add_argument("--held-out", type=int, default=3, help="cell types, one at a time")
+    parser.add_argument("--types", default="CD8,B_cell,NK_16hi", help="held out one at a time; all: of 60 cells")
+    parser.add_argument("--density", action="store_true", help="of sphere and cells: train a network, too")
     parser.add_argument("--picture", help="file of the density on the torus")
     given = parser.parse_args()
     RUNS[given.what](given)

@@ -330,7 +330,7 @@ def _riemannian_diffusion(
     held = n * (40 * d + 200) + 1e5 * m * threads + (4.2e8 if size.score_epochs else 2.5e8)
     trained = size.score_epochs * (1.0 + 1.5e-3 * m)
     solved = 1.4e-5 * n * m * 2 / threads + 2e-5 * size.n_particles * m
-    return 8 + trained + solved, held, 16 * n + 8 * size.n_particles * d + 2e6 + 600 * m, 0
+    return 8 + trained + solved, held, 16 * n + 8 * size.n_particles * d + 2e6 + (700 + 8 * d) * m, 0
 
 
 def _generation_metrics(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heatwalk import arrays, compute
+from heatwalk import arrays, compute, outlying
 from heatwalk.charts import NAMES, Chart, chart
 from heatwalk.errors import BadInput, Problem
 from heatwalk.neighbors import neighbors
@@ -25,12 +25,13 @@ _WALK = 200  # steps
 
 class RiemannianDiffusion(NamedTuple):
     log_density: Any  # (cell,) float64, natural logarithm, for the volume of the space
-    out_of_distribution: Any  # (cell,) float64, share of the samples left out that are denser
+    out_of_distribution: Any  # (cell,) float64, share of the samples left out that are less unusual
     points: Any = None  # (particle, component) float64; the rest is absent where a reference was given
     flagged: Any = None  # (particle,) bool, it left the data
     distances: Any = None  # (particle,) float64, to the nearest sample, through the surrounding space
     nearest: Any = None  # (particle,) int64, that sample: a row of the points given
-    left_out: Any = None  # (sample,) float64, ascending log-densities of the samples that were not trained on
+    left_out: Any = None  # (sample,) float64, ascending, how unusual the samples are that were not trained on
+    outlying: Any = None  # (byte,) uint8, safetensors: what tells how unusual points are
     losses: Any = None  # (epoch, 2) float64: in training, and of the mean weights on the samples left out
     weights: Any = None  # (byte,) uint8, safetensors
     description: Any = None  # (byte,) uint8, JSON
@@ -74,8 +75,8 @@ def riemannian_diffusion(
 
     points: (cell, component), placed on a `space` as `charts.chart` says: "sphere", "torus", "so3", or one of
     heatwalk.spaces with (cell, ...) points of it. The samples are all, or those not held out (split 0) of which
-    `condition` holds. A share `validation` of them is not trained on: it chooses the epoch, and their log-densities are
-    what out_of_distribution compares with: 1 for a point less dense than all of them.
+    `condition` holds. A share `validation` of them is not trained on: it chooses the epoch, and is what
+    out_of_distribution compares with, by `outlying.unusual`: 1 for a point more unusual than all of them.
     objective: "implicit" and "sliced" are for comparison, see `score_matching`. sampler: a geodesic random walk
     ("walk") or the probability flow ("flow"), in so many steps; "auto": 200, and adaptive ones. sigma_min: standard
     deviation in every direction by which all is blurred; "auto": a quarter of the distance of near samples, 1e-4 to .1.
@@ -96,9 +97,9 @@ def riemannian_diffusion(
     with compute.one_blas_thread():
         network, losses, left, _ = _trained(how, samples, sizes, options, (seed, threads), checkpoint, device)
         found = {"losses": losses} | _kept(network)
-        log_density = _log_density(network, how, points, seed, threads)
-        levels = np.sort(log_density[rows[left]])
-        found |= {"log_density": log_density, "left_out": levels, "out_of_distribution": _outlying(log_density, levels)}
+        judge = _judge(how, samples, left, network.description.sigma_min**2, prototypes, seed, threads)
+        found |= {"outlying": outlying.packed(judge[0]), "left_out": judge[1]}
+        found |= _said(network, how, points, judge, seed, threads)
         drawn = _drawn(network, n_points, sampler, steps, seed)
         found |= _beside(how, samples, rows, drawn, seed, threads)
     return _filled(found, out)
@@ -110,10 +111,9 @@ def _scored(points, reference, space, seed: int, threads: int | None, out) -> Ri
     if repr(how.space) != network.description.space:
         cause = f"points lie on {how.space!r}, the model of the reference is of {network.description.space}"
         raise BadInput(Problem("HW-RD-009", "reference", cause, "use the same space and representation"))
+    judge = outlying.unpacked(reference.outlying[:]), np.asarray(reference.left_out[:])
     with compute.one_blas_thread():
-        log_density = _log_density(network, how, points, seed, threads)
-    outlying = _outlying(log_density, np.asarray(reference.left_out[:]))
-    return _filled({"log_density": log_density, "out_of_distribution": outlying}, out)
+        return _filled(_said(network, how, points, judge, seed, threads), out)
 
 
 def _filled(found: dict, out: MutableMapping) -> RiemannianDiffusion:
@@ -157,20 +157,26 @@ def _kept(network) -> dict:
     return {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
 
 
-def _log_density(network, how: Chart, points, seed: int, threads: int | None) -> np.ndarray:
-    """Of all points, read block by block."""
+def _judge(how: Chart, samples, left: np.ndarray, least: float, prototypes: int, seed: int, threads: int | None):
+    """What tells how unusual points are, and how unusual samples left out are, ascending."""
+    kept, fresh = (how.flat(part) * how.space.slope**0.5 for part in (np.delete(samples, left, axis=0), samples[left]))
+    sizes = {"dimension": how.space.dimension, "least": least, "most": prototypes}
+    made = outlying.outlying(kept, fresh, **sizes, seed=seed, threads=threads)
+    return made, np.sort(outlying.unusual(made, fresh, threads))
+
+
+def _said(network, how: Chart, points, judge: tuple, seed: int, threads: int | None) -> dict:
+    """Log-densities of all points, read block by block, and the share of samples left out that are less unusual."""
     from heatwalk import score_flow
 
-    made = []
+    made, levels = judge
+    logs, shares = np.empty(points.shape[0]), np.empty(points.shape[0])
     for block in compute.blocks(points.shape[0], compute.BLOCK_CELLS):
         own = how.points(np.asarray(points[block]), f"points from row {block.start}")
-        made.append(score_flow.log_density(network, own, seed=seed + block.start, threads=threads))
-    return np.concatenate(made)
-
-
-def _outlying(log_density: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Share of the samples left out that are denser."""
-    return 1 - np.searchsorted(levels, log_density, side="right") / len(levels)
+        logs[block] = score_flow.log_density(network, own, seed=seed + block.start, threads=threads)
+        found = outlying.unusual(made, how.flat(own) * how.space.slope**0.5, threads)
+        shares[block] = np.searchsorted(levels, found) / len(levels)
+    return {"log_density": logs, "out_of_distribution": shares}
 
 
 def _drawn(network, n_points: int, sampler: str, steps: int | str, seed: int) -> np.ndarray:
