@@ -528,6 +528,11 @@ def test_a_reference_of_another_space_is_refused(learnt):
         hw.riemannian_diffusion(np.ones((5, 4)), reference=learnt[1])
 
 
+def test_a_reference_of_an_earlier_version_is_refused(learnt):
+    with pytest.raises(hw.BadInput, match="HW-RD-010 reference: was made by an earlier version .*; make it again"):
+        hw.riemannian_diffusion(POINTS[:5], reference=learnt[1]._replace(outlying=None))
+
+
 def test_columns_that_change_their_mind_are_refused():
     angles = np.random.default_rng(0).normal(size=(9000, 1))
     rows = torus.embed(angles, "radians")

@@ -111,6 +111,9 @@ def _scored(points, reference, space, seed: int, threads: int | None, out) -> Ri
     if repr(how.space) != network.description.space:
         cause = f"points lie on {how.space!r}, the model of the reference is of {network.description.space}"
         raise BadInput(Problem("HW-RD-009", "reference", cause, "use the same space and representation"))
+    if reference.outlying is None:
+        cause = "was made by an earlier version and does not tell how unusual points are"
+        raise BadInput(Problem("HW-RD-010", "reference", cause, "make it again with this version"))
     judge = outlying.unpacked(reference.outlying[:]), np.asarray(reference.left_out[:])
     with compute.one_blas_thread():
         return _filled(_said(network, how, points, judge, seed, threads), out)
