@@ -32,6 +32,7 @@ N_CELLS = 200
 SMALL = {
     "n_top_genes": 60,
     "n_components": 4,
+    "latent": 3,
     "n_neighbors": 12,
     "bandwidth_neighbor": 12,
     "n_particles": 60,
