@@ -167,11 +167,12 @@ def test_same_seed_same_bits_on_any_number_of_threads_and_no_global_state(walked
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(walked, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_killed_training_goes_on_to_the_same_bits(walked, tmp_path, monkeypatch, at):
     checkpoint, epoch = tmp_path / "walk.checkpoint", local_evidence._epoch
 
     def killed(*given):
-        if given[-1] == 2:
+        if given[-1] == at:
             raise KeyboardInterrupt
         return epoch(*given)
 

@@ -137,7 +137,7 @@ def trained(
         n_checked = min(max(_CHECKED_AT_LEAST, int(_CHECKED * len(order))), len(order) // 4, _CHECKED_AT_MOST)
         checked, fitted = order[:n_checked], order[n_checked:]
         variance = _spread(_charted(walker, psi), fitted, options, seed)
-        if not found:
+        if not known:
             _start_steps(walker, options.reach * variance)
             _save(checkpoint, key, walker, optimiser, found, eigenvalues)
         epochs = range(len(found), options.epochs)
